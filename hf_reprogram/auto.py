@@ -1,0 +1,104 @@
+"""AutoReprogramModel: base, processor and program from one name."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import transformers
+from transformers import AutoTokenizer, PreTrainedModel
+
+from . import artefact
+from .errors import ArtefactError, ReprogramError, did_you_mean
+from .model import ReprogramModel, config_of, watch_rates, wrap
+from .tuner import check_adapter_name
+
+
+# What a config may name; nothing else that it says is ever looked up in transformers.
+AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM")
+
+
+class AutoReprogramModel:
+    """Loads saved programs. Not instantiated; call `from_pretrained`."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_or_folder: str | os.PathLike,
+        base_model: PreTrainedModel | None = None,
+        processing_class: Any = None,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        **base_kwargs: Any,
+    ) -> ReprogramModel:
+        """A frozen base with a saved program on it, ready to predict.
+
+        Args:
+            repo_or_folder: a folder made by `save_pretrained`, or a repo id on the Hub.
+            base_model: the base, if it is loaded already.
+            processing_class: its tokenizer, likewise.
+            adapter_name: the name that the program gets.
+            is_trainable: whether training goes on.
+            revision: of the repo.
+            subfolder: of the repo or folder.
+            base_kwargs: for the base's own `from_pretrained` (`dtype`, `device_map`, ...).
+
+        Raises:
+            ArtefactError: damaged or incomplete, or the base or processor is another than it was made for.
+        """
+        check_adapter_name(adapter_name)
+        folder = artefact.fetch(repo_or_folder, subfolder, **({"revision": revision} if revision else {}))
+        sealed, tensors = artefact.load(folder)
+        config = config_of(sealed, folder)
+        name = config.base_model_name_or_path
+        if base_model is None:
+            base_model = _load_base(config.base_auto_class, name, folder, base_kwargs)
+        if processing_class is None and (config.fingerprint or {}).get("processor"):
+            processing_class = _load_processor(name or base_model.config._name_or_path, folder)
+        wrapped = wrap(base_model)
+        try:
+            artefact.check_fingerprint(
+                config.fingerprint, artefact.identity(base_model, processing_class), str(folder)
+            )
+            model = ReprogramModel(wrapped, config, adapter_name)
+            expected = model.base_model.state(adapter_name)
+            artefact.match(tensors, expected, str(folder))
+        except Exception:
+            wrapped.backbone.restore()
+            raise
+        for key, tensor in tensors.items():
+            expected[key].data.copy_(tensor)
+        model.processing_class = processing_class
+        model.base_model.set_requires_grad(adapter_name, is_trainable)
+        model._tell_labels()
+        model.eval()
+        watch_rates(model)
+        return model
+
+
+def _load_base(auto_class: str | None, name: str | None, folder: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
+    if auto_class not in AUTO_CLASSES:
+        raise ArtefactError(str(folder), f"base_auto_class {auto_class!r}", fix=did_you_mean(auto_class, AUTO_CLASSES))
+    if not name:
+        raise ArtefactError(str(folder), "the base had no name when the program was saved", "base_model=...")
+    try:
+        return getattr(transformers, auto_class).from_pretrained(name, **kwargs)
+    except (OSError, ValueError) as error:
+        raise ArtefactError(
+            str(folder),
+            f"its base {name!r} could not be loaded ({str(error).splitlines()[0][:160]})",
+            "the base where it was, or base_model=...",
+        ) from error
+
+
+def _load_processor(name: str, folder: Any) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ReprogramError(
+            str(folder),
+            f"the tokenizer of {name!r} could not be loaded ({str(error).splitlines()[0][:160]})",
+            "processing_class=...",
+        ) from error

@@ -1,0 +1,73 @@
+"""Checks made once when a base is wrapped: what we compute is what the base computes, or the base is refused.
+
+Two tiny rows go through the base's own forward and through ours. A family whose row of data is wrong, or a model whose
+forward does something unheard of, shows here and not as a wrong accuracy (T§0.3, P§B).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch, Reading
+from ..errors import BaseModelError
+from .text import TextBackbone
+
+
+# Allowed difference of logits relative to the largest one. Half precision rounds differently in every order of sums.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+
+
+@torch.no_grad()
+def probe(backbone: TextBackbone) -> dict[str, float]:
+    """Compare our way through the base with its own, on two rows of different length.
+
+    Returns:
+        Relative differences by check: `embeds` (ids path against embeddings), `rows` (label rows against full
+        logits), `left` (padding on the other side, where the family allows it).
+
+    Raises:
+        BaseModelError: a difference above `TOLERANCE`, with the numbers seen.
+    """
+    mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3], device=backbone.device)  # (2, 8)
+    low = backbone.vocab_size // 3
+    ids = low + torch.arange(16, device=backbone.device).view(2, 8) % max(backbone.vocab_size - low, 1)
+    rows = tuple(range(0, backbone.head.size, max(backbone.head.size // 5, 1)))
+    batch = _batch(backbone, ids, mask)
+    full = _own_logits(backbone, ids, mask)  # (2, time or steps, vocabulary)
+    at = torch.arange(2, device=full.device), batch.answer_index
+    seen = {"embeds": _gap(backbone.base_output(batch).logits[at], full[at])}
+    sliced = backbone.run(batch, Reading("rows", ids=rows)).values
+    seen["rows"] = _gap(sliced, full[at][:, list(rows)])
+    if "left" in backbone.family.sides:
+        shifted = _batch(backbone, torch.stack([ids[0], ids[1].roll(3)]), torch.stack([mask[0], mask[1].flip(0)]))
+        seen["left"] = _gap(backbone.run(shifted, Reading("rows", ids=rows)).values, sliced)
+    allowed = TOLERANCE.get(backbone.dtype, 6e-2)
+    wrong = {name: gap for name, gap in seen.items() if not gap <= allowed}
+    if wrong:
+        shown = ", ".join(f"{name} {gap:.2g}" for name, gap in seen.items())
+        raise BaseModelError(
+            "model",
+            f"{type(backbone.base).__name__} does not compute what its family's row in FAMILIES says: relative differences {shown}",
+            f"at most {allowed:g}",
+        )
+    return seen
+
+
+def _batch(backbone: TextBackbone, ids: Tensor, mask: Tensor) -> Batch:
+    """Rows as the collator would lay them out, read at their last real token (or decoder step)."""
+    last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
+    answer = torch.full_like(last, backbone.facts.answer_step) if backbone.kind == "seq2seq" else last
+    return Batch(input_ids=ids, attention_mask=mask, embeds=backbone.embed(ids), answer_index=answer)
+
+
+def _own_logits(backbone: TextBackbone, ids: Tensor, mask: Tensor) -> Tensor:
+    prefix = torch.tensor(backbone.decoder_prefix, device=ids.device).expand(len(ids), -1)
+    decoder = {"decoder_input_ids": prefix} if backbone.kind == "seq2seq" else {}
+    return backbone.base(input_ids=ids, attention_mask=mask, **decoder).logits
+
+
+def _gap(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference relative to the largest logit (or 1)."""
+    theirs = theirs.float()
+    return ((ours.float() - theirs).abs().max() / theirs.abs().max().clamp(min=1)).item()

@@ -1,0 +1,321 @@
+"""A frozen language model as the rest of the library sees it: embed, position, run, read."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
+
+from ..batch import Batch, Reading, Readout
+from ..errors import BaseModelError, UsageError, did_you_mean
+from .families import FAMILIES
+from .heads import Head
+
+
+# How a kind of model answers: where the answer slot stands, and the auto class that loads it again.
+_KINDS = {
+    "causal": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "last", "AutoModelForCausalLM"),
+    "masked": (MODEL_FOR_MASKED_LM_MAPPING_NAMES, "mask", "AutoModelForMaskedLM"),
+    "seq2seq": (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "decoder", "AutoModelForSeq2SeqLM"),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the collator must know of the backbone: plain data, so that it travels to workers.
+
+    Args:
+        answer: `last` (the position before it, causal), `mask` (a mask token) or `decoder` (a decoder step).
+        answer_step: the decoder position that is read, for `decoder`.
+        padding_side: the side on which rows are padded.
+        max_length: positions the base has, slots included; None where it has no limit.
+    """
+
+    answer: str
+    answer_step: int
+    padding_side: str
+    max_length: int | None
+
+
+def kind_of(base: PreTrainedModel) -> str:
+    """`causal`, `masked` or `seq2seq`, by the auto mapping that lists the base's class.
+
+    Raises:
+        BaseModelError: a class without a language-model head, or of a family without a row in `FAMILIES`.
+    """
+    name, family = type(base).__name__, base.config.model_type
+    if family not in FAMILIES:
+        raise BaseModelError(
+            "model",
+            f"{name} is of the family {family!r}, which has no row in FAMILIES",
+            fix=did_you_mean(family, FAMILIES),
+        )
+    for kind, (mapping, _, _) in _KINDS.items():
+        if name in mapping.values():
+            return kind
+    raise BaseModelError(
+        "model", f"{name} has no language-model head", "a model from " + ", ".join(k[2] for k in _KINDS.values())
+    )
+
+
+class TextBackbone:
+    """A plain object around a base. It is no nn.Module: as one it would register the base twice (N10).
+
+    Args:
+        base: a transformers language model; nothing of it is changed.
+
+    Raises:
+        BaseModelError: a family or a class that we cannot run.
+    """
+
+    modality = "text"
+
+    def __init__(self, base: PreTrainedModel) -> None:
+        self.base = base
+        self.kind = kind_of(base)
+        self.family = FAMILIES[base.config.model_type]
+        self.head = Head(base, self.family)
+        self.ledger: list[tuple[Tensor | nn.Module, str, Any]] = []  # flags as found, to be put back by `restore`
+
+    # What it is
+
+    @property
+    def auto_class(self) -> str:
+        """Name of the transformers auto class that loads the base."""
+        return _KINDS[self.kind][2]
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The embedding module that the body really calls (for T5 and BART that is not `get_input_embeddings()`)."""
+        return self.base.get_submodule(self.family.embed)
+
+    @property
+    def width(self) -> int:
+        """Size of the vectors that slots must have; not always the hidden size (ALBERT)."""
+        return self.embedding.weight.shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding table."""
+        return self.embedding.weight.shape[0]
+
+    @property
+    def state_width(self) -> int:
+        """Size of the hidden states."""
+        return self.base.config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must lie."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the base's activations."""
+        return self.base.dtype
+
+    @cached_property
+    def decoder_prefix(self) -> tuple[int, ...]:
+        """Token ids that the decoder reads before the answer; () for bases without a decoder."""
+        return tuple(getattr(self.base.config, name) for name in self.family.decoder_prefix)
+
+    @property
+    def facts(self) -> Facts:
+        """What the collator must know."""
+        limit = getattr(self.base.config, "max_position_embeddings", None)
+        return Facts(_KINDS[self.kind][1], max(len(self.decoder_prefix) - 1, 0), self.family.sides[0], limit)
+
+    # Embedding
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids (batch, time) -> vectors that the body takes as `inputs_embeds` (batch, time, width)."""
+        return self.embedding(ids)
+
+    @torch.no_grad()
+    def rms(self) -> float:
+        """Root mean square of what `embed` gives over the whole vocabulary, in float64: the unit of slot vectors."""
+        ids = torch.arange(self.vocab_size, device=self.device)
+        total = sum(self.embed(part[None])[0].double().square().sum().item() for part in ids.split(8192))
+        return (total / (self.vocab_size * self.width)) ** 0.5
+
+    @torch.no_grad()
+    def vectors(self, ids: Sequence[int]) -> Tensor:
+        """Embedding rows as slots would be given: (len(ids), width), float32."""
+        return self.embed(torch.tensor([list(ids)], device=self.device))[0].float()
+
+    # Running
+
+    def _layout(self, mask: Tensor, module: nn.Module) -> dict[str, Tensor]:
+        """Mask and positions for a body, only where they are needed.
+
+        Without padding nothing is needed, and a causal body never looks at padding on the right: leaving the mask out
+        there lets attention use its fast causal path. Otherwise positions are counted over real tokens only.
+        """
+        if bool((mask[:, 1:] <= mask[:, :-1]).all()) and bool(mask[:, 0].all()):
+            return {} if self.kind == "causal" or bool(mask.all()) else {"attention_mask": mask}
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        return {"attention_mask": mask} | (
+            {"position_ids": positions} if "position_ids" in _parameters(module) else {}
+        )
+
+    def _inputs(self, batch: Batch, module: nn.Module) -> dict[str, Tensor]:
+        if batch.embeds.shape[:2] != batch.attention_mask.shape:
+            raise UsageError(
+                "attention_mask",
+                f"of shape {tuple(batch.attention_mask.shape)}",
+                f"{tuple(batch.embeds.shape[:2])}, slots included",
+            )
+        inputs = {"inputs_embeds": batch.embeds, **self._layout(batch.attention_mask, module)}
+        if batch.token_type_ids is not None and "token_type_ids" in _parameters(module):
+            inputs["token_type_ids"] = batch.token_type_ids
+        return inputs
+
+    def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Run the body once: (states, context).
+
+        Args:
+            batch: with `embeds` (batch, time, width) and `attention_mask` (batch, time).
+
+        Returns:
+            The last hidden states that answers are read from, (batch, time, dim) or (batch, steps, dim) of a decoder;
+            and those over the text, which are the same except for seq2seq: the encoder's (batch, time, dim).
+        """
+        body = self.base.get_submodule(self.family.body)
+        if self.kind != "seq2seq":
+            cache = {"use_cache": False} if "use_cache" in _parameters(body) else {}
+            hidden = body(**self._inputs(batch, body), **cache).last_hidden_state  # (batch, time, dim)
+            return hidden, hidden
+        context = body.encoder(**self._inputs(batch, body.encoder)).last_hidden_state  # (batch, time, dim)
+        steps = torch.tensor(self.decoder_prefix, device=context.device).expand(len(context), -1)  # (batch, steps)
+        mask = batch.attention_mask
+        hidden = body.decoder(
+            input_ids=steps, encoder_hidden_states=context, encoder_attention_mask=mask, use_cache=False
+        )
+        return hidden.last_hidden_state, context  # (batch, steps, dim), (batch, time, dim)
+
+    def read(self, batch: Batch, reading: Reading, states: Tensor, context: Tensor) -> Readout:
+        """What `reading` asks for, from the states of one run."""
+        if reading.kind not in ("rows", "state"):
+            raise BaseModelError(
+                "reading", f"{reading.kind!r} is not something a text model gives", "rows, state or base"
+            )
+        if reading.kind == "state" and reading.pool == "mean":
+            keep = (
+                batch.attention_mask * (batch.slot_index < 0) if batch.slot_index is not None else batch.attention_mask
+            )
+            keep = keep.to(context.dtype).unsqueeze(-1)  # (batch, time, 1)
+            return Readout((context * keep).sum(1) / keep.sum(1).clamp(min=1), kind="state")
+        if reading.kind == "state" and reading.pool == "first":
+            first = batch.attention_mask.argmax(1)
+            return Readout(context[torch.arange(len(context), device=context.device), first], kind="state")
+        answer = states[torch.arange(len(states), device=states.device), self._answer(batch, states)]  # (batch, dim)
+        if reading.kind == "state" and reading.pool == "answer":
+            return Readout(answer, kind="state")
+        answer = self.head.transform(answer)  # (batch, head dim)
+        if reading.kind == "state":
+            return Readout(answer, kind="state")
+        ids = None if reading.ids is None else torch.tensor(reading.ids, device=answer.device)
+        return Readout(self.head.logits(answer, ids), kind="rows")  # (batch, rows)
+
+    def _answer(self, batch: Batch, states: Tensor) -> Tensor:
+        if batch.answer_index is None:
+            raise UsageError(
+                "answer_index",
+                "missing: this mapping reads an answer slot",
+                fix="let model.collator() lay out the rows",
+            )
+        if int(batch.answer_index.min()) < 0 or int(batch.answer_index.max()) >= states.shape[1]:
+            raise UsageError(
+                "answer_index",
+                f"{batch.answer_index.tolist()} for {states.shape[1]} positions",
+                "positions of the laid out row",
+            )
+        return batch.answer_index
+
+    def run(self, batch: Batch, reading: Reading) -> Readout:
+        """Body once, then only what is read."""
+        return self.read(batch, reading, *self.states(batch))
+
+    def base_output(self, batch: Batch, **kwargs: Any) -> Any:
+        """The base's own output (its ModelOutput) on embedded rows: logits at all positions."""
+        if self.kind == "seq2seq" and "labels" not in kwargs:
+            prefix = torch.tensor(self.decoder_prefix, device=batch.embeds.device)
+            kwargs["decoder_input_ids"] = prefix.expand(len(batch), -1)
+        inputs = self._inputs(batch, self.base)
+        if self.kind == "causal":
+            inputs["use_cache"] = False
+        return self.base(**inputs, **kwargs)
+
+    def without_slots(self, batch: Batch) -> Batch:
+        """The batch with its slots masked out, for a disabled program.
+
+        Raises:
+            UsageError: the base has relative positions that masking cannot skip (T5: N24).
+        """
+        if batch.slot_index is None or not bool((batch.slot_index >= 0).any()):
+            return batch
+        if "position_ids" not in _parameters(self.base):
+            raise UsageError(
+                "disable_adapter",
+                f"the batch has slots, and {type(self.base).__name__} cannot skip them exactly",
+                fix="lay the rows out with model.collator(disabled=True)",
+            )
+        return replace(batch, attention_mask=batch.attention_mask * (batch.slot_index < 0), slot_index=None)
+
+    def generate(self, batch: Batch, **kwargs: Any) -> Tensor:
+        """The base's own `generate` on embedded rows; new tokens only, (batch, new)."""
+        return self.base.generate(inputs_embeds=batch.embeds, attention_mask=batch.attention_mask, **kwargs)
+
+    # Flags on the base
+
+    def freeze(self) -> None:
+        """Put the base to sleep: no gradients, eval mode. What was changed is written down for `restore`."""
+        if self.ledger:
+            return
+        self.ledger = [(p, "requires_grad", p.requires_grad) for p in self.base.parameters()]
+        self.ledger += [(m, "training", m.training) for m in self.base.modules()]
+        self.base.requires_grad_(False)
+        self.base.eval()
+
+    def checkpoint(self, on: bool) -> None:
+        """Turn activation checkpointing of the base on (non-reentrant) or off.
+
+        The base stays in eval mode, in which its layers would skip checkpointing; so the layers alone, not what is in
+        them, are told that they train. Dropout inside them stays off.
+        """
+        if on:
+            self.base.activation_checkpointing_enable({"use_reentrant": False})
+        elif self.base.is_activation_checkpointing:
+            self.base.activation_checkpointing_disable()
+        for module in self.base.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = on
+
+    def restore(self) -> None:
+        """Put every flag back as it was found."""
+        self.checkpoint(False)
+        for thing, name, value in self.ledger:
+            setattr(thing, name, value)
+        self.ledger = []
+
+
+def _parameters(module: nn.Module) -> frozenset[str]:
+    """Names that a module's forward takes: unsupported ones are swallowed silently by many (T§0.1 5)."""
+    return _forward_names(type(module))
+
+
+@cache
+def _forward_names(cls: type) -> frozenset[str]:
+    return frozenset(inspect.signature(cls.forward).parameters)

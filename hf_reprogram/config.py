@@ -1,0 +1,171 @@
+"""ReprogramConfig: what is learned on which base, as data. Plain JSON both ways."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import PeftConfig
+
+from .errors import ConfigError, did_you_mean
+from .losses import LOSSES
+from .registry import Options, build, method_class
+
+
+PEFT_TYPE = "REPROGRAM"
+FORMAT_VERSION = 1
+
+
+@dataclass
+class ReprogramConfig(PeftConfig):
+    """Configuration of one program and its mapping, saved as `adapter_config.json`.
+
+    Args:
+        program: what changes the input: options (`PromptConfig(...)`), a dict `{"type": "prompt", ...}`, a name, or a
+            list of these, applied in order. None is the program `none`.
+        mapping: what reads the output as target labels, in the same forms. None is the mapping `none`.
+        labels: names of the target labels; the order is the id. None takes them from the mapping's words.
+        problem_type: `single_label_classification`.
+        base_auto_class: filled in: the `transformers` auto class that loads the base.
+        fingerprint: filled in: identity of base and processor.
+        embedding_rms: filled in: root mean square of the base's embedding table, the unit of all program vectors.
+        checksum: filled in at save.
+        training: a record of the run (seed, data, steps, metrics); free JSON.
+
+    Raises:
+        ConfigError: unknown method or option, value out of range, programs that do not fit together.
+
+    Example:
+
+        >>> config = ReprogramConfig(program={"type": "prompt", "template": "{prompt:2} {text} It was{answer}"},
+        ...                          mapping={"type": "verbalizer", "words": {"bad": [" bad"], "good": [" good"]}})
+        >>> config.labels, config.program.template
+        (['bad', 'good'], '{prompt:2} {text} It was{answer}')
+        >>> ReprogramConfig.from_dict(config.to_dict()) == config
+        True
+    """
+
+    program: Any = field(default=None, metadata={"help": "Program or programs."})
+    mapping: Any = field(default=None, metadata={"help": "Mapping."})
+    labels: list[str] | None = field(default=None, metadata={"help": "Target labels, order = id."})
+    problem_type: str = field(default="single_label_classification", metadata={"help": "Kind of target."})
+    base_auto_class: str | None = field(default=None, metadata={"help": "Auto class of the base."})
+    fingerprint: dict | None = field(default=None, metadata={"help": "Identity of base and processor."})
+    embedding_rms: float | None = field(default=None, metadata={"help": "Unit of the program's vectors."})
+    format_version: int = field(default=FORMAT_VERSION, metadata={"help": "Version of the artefact."})
+    checksum: dict | None = field(default=None, metadata={"help": "Checksums of weights and config."})
+    training: dict | None = field(default=None, metadata={"help": "Record of the training run."})
+    # PEFT reads this attribute unconditionally; it must stay None, or PEFT saves whole embedding tables (E§0 4, 5).
+    target_modules: None = field(default=None, metadata={"help": "Not used."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PEFT_TYPE
+        if isinstance(self.program, list | tuple):
+            parts = [build("program", p, f"ReprogramConfig.program[{i}]") for i, p in enumerate(self.program)]
+            self.program = parts[0] if len(parts) == 1 else parts
+        else:
+            self.program = build(
+                "program", "none" if self.program is None else self.program, "ReprogramConfig.program"
+            )
+        self.mapping = build("mapping", "none" if self.mapping is None else self.mapping, "ReprogramConfig.mapping")
+        self.validate()
+
+    @property
+    def programs(self) -> list[Options]:
+        """The programs as a list, in the order in which they act."""
+        return self.program if isinstance(self.program, list) else [self.program]
+
+    def validate(self) -> None:
+        """Raise a ConfigError where fields do not fit together."""
+        if self.target_modules is not None:
+            raise ConfigError(
+                "ReprogramConfig.target_modules", f"{self.target_modules!r}", "None: programs sit outside the base"
+            )
+        if self.problem_type not in LOSSES:
+            raise ConfigError(
+                "ReprogramConfig.problem_type", f"{self.problem_type!r}", fix=did_you_mean(self.problem_type, LOSSES)
+            )
+        if self.format_version != FORMAT_VERSION:
+            raise ConfigError(
+                "ReprogramConfig.format_version",
+                f"{self.format_version!r}",
+                f"{FORMAT_VERSION}",
+                "update hf-reprogram",
+            )
+        self._check_labels()
+        self._check_chain()
+
+    def _check_labels(self) -> None:
+        where = "ReprogramConfig.labels"
+        named = self.mapping.labels()
+        if self.labels is None:
+            self.labels = named
+        if self.labels is None:
+            return
+        if not isinstance(self.labels, list | tuple) or not all(isinstance(x, str) and x for x in self.labels):
+            raise ConfigError(where, f"{self.labels!r}", "a list of label names (strings)")
+        self.labels = list(self.labels)
+        if len(set(self.labels)) != len(self.labels):
+            raise ConfigError(where, f"a name stands twice in {self.labels!r}", "different names")
+        if named is not None and set(named) != set(self.labels):
+            odd = sorted(set(named) ^ set(self.labels))
+            raise ConfigError(
+                where,
+                f"{self.labels!r} and the mapping's words {named!r} disagree on {odd!r}",
+                "the same names",
+                did_you_mean(odd[0], set(named) | set(self.labels)),
+            )
+        if named is not None and len(self.labels) < 2:
+            raise ConfigError(where, f"{len(self.labels)} label", "at least two")
+
+    def _check_chain(self) -> None:
+        """One program per stage, and what one gives is what the next accepts (N21)."""
+        programs = self.programs
+        if not programs:
+            raise ConfigError("ReprogramConfig.program", "an empty list", 'a program, or "none"')
+        layouts = [p for p in programs if p.layout() is not None]
+        if len(layouts) > 1:
+            raise ConfigError(
+                "ReprogramConfig.program",
+                f"{len(layouts)} programs lay out the row: {[p.type for p in layouts]}",
+                "one template",
+            )
+        stages = [(method_class("program", p.type).accepts, method_class("program", p.type).gives) for p in programs]
+        for i, ((_, gives), (accepts, _)) in enumerate(zip(stages, stages[1:], strict=False)):
+            if gives != accepts:
+                raise ConfigError(
+                    f"ReprogramConfig.program[{i + 1}]",
+                    f"{programs[i + 1].type!r} accepts {accepts}, {programs[i].type!r} before it gives {gives}",
+                    f"a program that accepts {gives}",
+                )
+        if len(set(stages)) != len(stages):
+            raise ConfigError(
+                "ReprogramConfig.program",
+                f"two programs of one stage: {[p.type for p in programs]}",
+                "at most one per stage",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON; `from_dict` gives an equal config back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ReprogramConfig:
+        """A config from plain JSON values. Unknown keys raise (PEFT would drop them with a warning: N6)."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"ReprogramConfig.{key}", "no such field", fix=did_you_mean(key, known))
+        return cls(**copy.deepcopy(values))
+
+    @classmethod
+    def from_peft_type(cls, **kwargs: Any) -> ReprogramConfig:
+        """PEFT's constructor from JSON, strict."""
+        return cls.from_dict(kwargs)
+
+    def layout(self) -> str | None:
+        """The template of the program that lays out the row, or None."""
+        return next((t for p in self.programs if (t := p.layout()) is not None), None)

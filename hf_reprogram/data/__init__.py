@@ -1,0 +1,1 @@
+"""Rows to columns: the collators, one file per modality, and length buckets."""

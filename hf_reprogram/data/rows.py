@@ -1,0 +1,85 @@
+"""What a user may call rows, and how a row's label becomes an id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..errors import DataError, did_you_mean
+
+
+LABEL_COLUMNS = ("label", "labels")
+
+
+def as_rows(rows: Any, column: str) -> list[dict[str, Any]]:
+    """A list of dict rows from a text, a row, or an iterable of either (a `datasets.Dataset` is one).
+
+    Args:
+        rows: what the user gave.
+        column: the column that a bare text stands for.
+    """
+    if isinstance(rows, str | Mapping):
+        rows = [rows]
+    if not isinstance(rows, Iterable):
+        raise DataError("rows", f"{rows!r} is a {type(rows).__name__}", "a text, a dict, or a list of these")
+    made = []
+    for i, row in enumerate(rows):
+        if isinstance(row, str):
+            row = {column: row}
+        if not isinstance(row, Mapping):
+            raise DataError(f"rows[{i}]", f"{row!r} is a {type(row).__name__}", "a text or a dict")
+        made.append(dict(row))
+    if not made:
+        raise DataError("rows", "empty", "at least one row")
+    return made
+
+
+def label_of(row: Mapping[str, Any]) -> Any:
+    """The row's label as given, None where it has none."""
+    return next((row[c] for c in LABEL_COLUMNS if row.get(c) is not None), None)
+
+
+def label_names(features: Any) -> list[str] | None:
+    """Names of the integer labels of a dataset: from its features (a ClassLabel column), or a list of names."""
+    if features is None:
+        return None
+    if isinstance(features, Mapping):
+        found = next((features[c] for c in LABEL_COLUMNS if c in features), None)
+        return list(found.names) if getattr(found, "names", None) else None
+    if isinstance(features, Sequence) and all(isinstance(n, str) for n in features):
+        return list(features)
+    raise DataError(
+        "features", f"{features!r}", "dataset.features, or the list of label names in the order of their ids"
+    )
+
+
+def label_id(value: Any, labels: Sequence[str], names: Sequence[str] | None, where: str) -> int:
+    """The id of a row's label.
+
+    Integers are understood only where something says which names they stand for: a dataset whose classes stand in
+    another order than the config's would otherwise be learned upside down without a word (N17).
+
+    Raises:
+        DataError: unknown label, with the nearest one; an integer that nothing names, or outside the labels.
+    """
+    if isinstance(value, str):
+        if value not in labels:
+            raise DataError(where, f"unknown label {value!r}", fix=did_you_mean(value, labels))
+        return list(labels).index(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        try:  # numpy and torch integers
+            value = value.__index__() if not isinstance(value, bool) else None
+        except (AttributeError, TypeError):
+            value = None
+        if value is None:
+            raise DataError(where, "is neither a label's name nor its id", f"one of {list(labels)}")
+    if names is None:
+        raise DataError(
+            where,
+            f"{value} is an integer, and nothing says which label it means",
+            f"one of {list(labels)}",
+            "pass collator(features=dataset.features), or the list of names in the order of their ids",
+        )
+    if not 0 <= value < len(names):
+        raise DataError(where, f"{value} is outside the labels", f"0 to {len(names) - 1}")
+    return label_id(names[value], labels, None, where)

@@ -1,0 +1,272 @@
+"""Text rows to laid out columns: tokenise each piece of the template, lay out, cut to length, pad."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ..errors import ConfigError, DataError, UsageError, did_you_mean
+from ..template import Answer, Column, Piece, Slots, Words, columns, parse, slot_count
+from .rows import LABEL_COLUMNS, as_rows, label_id, label_of
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows of one program are laid out, and what their labels are."""
+
+    pieces: tuple[Piece, ...]
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass
+class LaidOut:
+    """One row before padding: token ids, slot numbers (-1 elsewhere), the answer's position, the program, the label id."""
+
+    adapter: str | None
+    ids: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    answer: int | None = None
+    label: int | None = None
+
+
+class TextCollator:
+    """Rows to one padded batch. Plain data only, so that it travels to workers; a snapshot of the model's programs.
+
+    Args:
+        tokenizer: the base's.
+        layouts: by program name.
+        active: the program of rows that name none in an `adapter` column.
+        facts: `backbone.facts`.
+        names: names that integer labels stand for, in order; None refuses integers.
+        disabled: lay out no slots, for a disabled program.
+
+    Returns of a call:
+        dict of `input_ids`, `attention_mask`, `slot_index` (batch, time), `answer_index` (batch,) where the template
+        has an answer, `labels` (batch,) where the rows have them, `adapter_names` where rows name a program.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        layouts: Mapping[str, Layout],
+        active: str,
+        facts: Any,
+        names: Sequence[str] | None = None,
+        disabled: bool = False,
+    ) -> None:
+        self.tokenizer, self.layouts, self.active = tokenizer, dict(layouts), active
+        self.facts, self.names, self.disabled = facts, names, disabled
+        self.harmless = harmless_id(tokenizer)
+        self.prefix, self.suffix = special_ids(tokenizer)
+        if facts.answer == "last":
+            self.suffix = []  # the answer comes last: an end token after the text would stand in its way
+        self.own_space = _adds_space(tokenizer)
+        own = tokenizer.model_max_length
+        limits = [n for n in (facts.max_length, own if own and own < 10**9 else None) if n]
+        self.limit = min(limits) if limits else None
+        self.words = {
+            p.text: self._tokens(p.text)
+            for layout in self.layouts.values()
+            for p in layout.pieces
+            if isinstance(p, Words)
+        }
+        for name, layout in self.layouts.items():
+            self._check_room(name, layout)
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        return self.stack(self.lay_out(rows))
+
+    def lay_out(self, rows: Sequence[Any], labelled: bool = True) -> list[LaidOut]:
+        """Rows as ids and slots, each cut to the base's length, not padded yet; labels too, unless told otherwise."""
+        made = []
+        for i, row in enumerate(as_rows(rows, "text")):
+            name = row.get("adapter") or self.active
+            if name not in self.layouts:
+                raise DataError(
+                    f"rows[{i}]['adapter']",
+                    f"unknown program {name!r}",
+                    fix=did_you_mean(name, self.layouts) + "; after add_adapter call collator() again",
+                )
+            out = self._one(row, self.layouts[name], f"rows[{i}]")
+            out.adapter, label = row.get("adapter"), label_of(row) if labelled else None
+            if label is not None:
+                out.label = self._label(label, self.layouts[name], f"rows[{i}]['label']")
+            made.append(out)
+        return made
+
+    def pad_left(self) -> None:
+        """Pad on the left from now on: what generation needs (N32)."""
+        if self.facts.answer == "last":
+            self.facts = replace(self.facts, padding_side="left")
+
+    def stack(self, made: Sequence[LaidOut]) -> dict[str, Any]:
+        """Laid out rows as one padded batch."""
+        batch = self._pad(made)
+        if any(m.adapter for m in made):
+            batch["adapter_names"] = [m.adapter or self.active for m in made]
+        labelled = [m.label is not None for m in made]
+        if any(labelled):
+            if not all(labelled):
+                raise DataError(
+                    f"rows[{labelled.index(False)}]['label']",
+                    "missing, and other rows of the batch have one",
+                    "labels on all rows or on none",
+                )
+            batch["labels"] = torch.tensor([m.label for m in made])
+        return batch
+
+    def _label(self, label: Any, layout: Layout, where: str) -> int:
+        if layout.labels is None:
+            raise DataError(
+                where, f"{label!r}, and the program has no labels", fix="give ReprogramConfig(labels=[...])"
+            )
+        return label_id(label, layout.labels, self.names, where)
+
+    def _one(self, row: Mapping[str, Any], layout: Layout, where: str) -> LaidOut:
+        parts = {i: self._column(row, p, layout, where) for i, p in enumerate(layout.pieces) if isinstance(p, Column)}
+        self._cut(parts, layout)
+        out = LaidOut(None)
+        self._add(out, self.prefix)
+        for i, piece in enumerate(layout.pieces):
+            if isinstance(piece, Slots):
+                if not self.disabled:
+                    self._add(out, [self.harmless] * piece.count, range(piece.start, piece.start + piece.count))
+            elif isinstance(piece, Answer):
+                self._answer(out)
+            else:
+                self._add(out, parts[i] if isinstance(piece, Column) else self.words[piece.text])
+        self._add(out, self.suffix)
+        if not out.ids:
+            raise DataError(where, f"{dict(row)!r} gives no token at all", "a text with at least one token")
+        return out
+
+    @staticmethod
+    def _add(out: LaidOut, ids: Sequence[int], slots: Sequence[int] | None = None) -> None:
+        out.ids += ids
+        out.slots += slots if slots is not None else [-1] * len(ids)
+
+    def _answer(self, out: LaidOut) -> None:
+        """Causal: nothing, read the position before; masked: one mask token; seq2seq: a step of the decoder."""
+        if self.facts.answer == "mask":
+            self._add(out, [self.tokenizer.mask_token_id])
+        out.answer = self.facts.answer_step if self.facts.answer == "decoder" else len(out.ids) - 1
+
+    def _column(self, row: Mapping[str, Any], piece: Column, layout: Layout, where: str) -> list[int]:
+        if piece.name not in row:
+            if not any(c in row for c in columns(layout.pieces)) and set(row) <= {*LABEL_COLUMNS, "adapter"}:
+                raise UsageError(
+                    f"{where}[{piece.name!r}]",
+                    f"missing: the row has only {sorted(row)}",
+                    "the columns of the template",
+                    "Trainer dropped them: set TrainingArguments(remove_unused_columns=False)",
+                )
+            raise DataError(
+                f"{where}[{piece.name!r}]",
+                "no such column",
+                f"the columns {columns(layout.pieces)}",
+                did_you_mean(piece.name, row),
+            )
+        value = row[piece.name]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            raise DataError(f"{where}[{piece.name!r}]", f"{value!r} is a {type(value).__name__}", "a text")
+        if not value.strip():
+            raise DataError(f"{where}[{piece.name!r}]", f"{value!r} is empty", "a text", "drop such rows")
+        return self._tokens(piece.lead + value)
+
+    def _tokens(self, text: str) -> list[int]:
+        """Ids of one piece, without specials. Tokenizers that set a space before every text get ours taken away."""
+        if self.own_space and text.startswith(" "):
+            text = text[1:]
+        # Not verbose: a text longer than the model is ours to cut, not the tokenizer's to warn about.
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def _cut(self, parts: dict[int, list[int]], layout: Layout) -> None:
+        """Cut columns, longest first, from the right; slots, words and the answer are never cut (N13)."""
+        if self.limit is None:
+            return
+        room = self.limit - self._fixed(layout)
+        while (over := sum(map(len, parts.values())) - room) > 0:
+            lengths = sorted((len(p) for p in parts.values()), reverse=True)
+            longest = max(parts, key=lambda i: len(parts[i]))
+            second = (
+                lengths[1]
+                if len(lengths) > 1 and lengths[1] < lengths[0]
+                else lengths[0] - 1
+                if len(lengths) > 1
+                else 0
+            )
+            parts[longest] = parts[longest][: max(len(parts[longest]) - over, second)]
+
+    def _fixed(self, layout: Layout) -> int:
+        """Positions that are never cut."""
+        words = sum(len(self.words[p.text]) for p in layout.pieces if isinstance(p, Words))
+        answer = any(isinstance(p, Answer) for p in layout.pieces) and self.facts.answer == "mask"
+        slots = 0 if self.disabled else slot_count(layout.pieces)
+        return len(self.prefix) + len(self.suffix) + words + slots + answer
+
+    def _check_room(self, name: str, layout: Layout) -> None:
+        fixed = self._fixed(layout)
+        if self.limit is not None and fixed + len(columns(layout.pieces)) > self.limit:
+            raise ConfigError(
+                "template",
+                f"slots and words of {name!r} take {fixed} of {self.limit} positions and leave no room for text",
+                f"at most {self.limit - len(columns(layout.pieces))}",
+                "fewer slots",
+            )
+
+    def _pad(self, made: Sequence[LaidOut]) -> dict[str, Any]:
+        longest = max(len(m.ids) for m in made)
+        left = self.facts.padding_side == "left"
+
+        def padded(values: list[int], filler: int) -> list[int]:
+            rest = [filler] * (longest - len(values))
+            return rest + values if left else values + rest
+
+        batch: dict[str, Any] = {
+            "input_ids": torch.tensor([padded(m.ids, self.harmless) for m in made]),  # (batch, time)
+            "attention_mask": torch.tensor([padded([1] * len(m.ids), 0) for m in made]),
+            "slot_index": torch.tensor([padded(m.slots, -1) for m in made]),
+        }
+        if all(m.answer is not None for m in made):
+            shift = left and self.facts.answer != "decoder"
+            batch["answer_index"] = torch.tensor([m.answer + (longest - len(m.ids) if shift else 0) for m in made])
+        return batch
+
+
+def layout_of(template: str, labels: Sequence[str] | None) -> Layout:
+    """The layout of a program from its template and its labels."""
+    return Layout(parse(template), tuple(labels) if labels is not None else None)
+
+
+def harmless_id(tokenizer: Any) -> int:
+    """The smallest id that is no special token: it stands in slots and padding, whose content nobody may read."""
+    special = {
+        *tokenizer.all_special_ids,
+        *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special),
+    }
+    return next(i for i in range(len(tokenizer)) if i not in special)
+
+
+def special_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer sets before and after a text."""
+    # A tokenizer may know no letter 'a' (molecules, nucleotides); one of its own tokens it does know.
+    for text in ("a", tokenizer.convert_ids_to_tokens(harmless_id(tokenizer)), "C"):
+        plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(text, add_special_tokens=True)["input_ids"]
+        at = next((i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain), None)
+        if plain and at is not None:
+            return whole[:at], whole[at + len(plain) :]
+    raise DataError(
+        "processing_class", f"{type(tokenizer).__name__} tokenises none of its own tokens", "a text tokenizer"
+    )
+
+
+def _adds_space(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself sets a space before a text (SentencePiece), so that ours would stand doubled."""
+    ids = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return bool(ids) and tokenizer.convert_ids_to_tokens(ids[0]).startswith("▁")

@@ -1,0 +1,164 @@
+"""`linear`: a linear map from what the base gives to the target labels: ridge, logistic, or by gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import Reading, Readout
+from ..errors import ConfigError, DataError
+from ..registry import option
+from .base import Mapping, MappingOptions, one_token
+
+
+@dataclass
+class LinearConfig(MappingOptions):
+    """Options of `linear`. The labels are those of `ReprogramConfig.labels`.
+
+    Example:
+
+        >>> LinearConfig(on="state", pool="mean", solver="ridge").solver
+        'ridge'
+    """
+
+    type: str = field(default="linear", init=False)
+    on: str = option(
+        "state",
+        "What is mapped: state (a hidden vector), rows (logits of `words`), source (logits of the whole vocabulary).",
+        choices=("state", "rows", "source"),
+    )
+    pool: str = option(
+        "answer", "Which state: answer slot, mean over the text, or first token.", choices=("answer", "mean", "first")
+    )
+    words: list[str] = option([], "Words whose logits are mapped, where on='rows'.")
+    solver: str = option("ridge", "How the map is found.", choices=("ridge", "logistic", "gradient"))
+    start: str = option("zero", "Where the gradient solver starts.", choices=("zero", "ridge"))
+    inverse_penalty: float = option(0.1, "C of the logistic solver, on standardised features.", low=1e-6, high=1e6)
+    ids: list[int] | None = option(None, "Filled in: token ids of `words`.")
+
+    def validate(self) -> None:
+        super().validate()
+        if (self.on == "rows") != bool(self.words):
+            raise ConfigError(
+                "LinearConfig.words", f"{self.words!r} with on={self.on!r}", "words where on='rows', and only there"
+            )
+        if self.start == "ridge" and self.solver != "gradient":
+            raise ConfigError("LinearConfig.start", f"'ridge' with solver={self.solver!r}", "solver='gradient'")
+
+    def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
+        if labels is None:
+            raise ConfigError(
+                "ReprogramConfig.labels",
+                "None",
+                "the names of the target labels: the linear mapping has none of its own",
+            )
+        if self.on == "rows" and self.ids is None:
+            self.ids = [one_token(tokenizer, word, "LinearConfig.words") for word in self.words]
+
+
+class Linear(Mapping):
+    """logits = matrix @ z + bias, where z (batch, K) are label-row logits, source logits, or a hidden state.
+
+    - `ridge` (default): least squares on one-hot labels in closed form, the penalty chosen by exact leave-one-out
+      error on the grid 10^j tr(Z'Z) / min(N, K), j = -4 ... 3, Z centred (scikit-learn's RidgeCV, float64).
+    - `logistic`: L2 logistic regression on standardised features; the standardisation is folded into the map.
+    - `gradient`: trained with the program, from zero or from the ridge solution.
+
+    The first two are estimated once, by `fit_mapping(rows)` or at the start of training.
+
+    Shapes: readout (batch, K); matrix (classes, K); logits (batch, classes).
+    """
+
+    Options = LinearConfig
+    learning_rate = 1e-3
+    paper = "M§A.9-A.10; 2202.10629"
+    example = {"on": "state", "pool": "mean", "solver": "gradient"}
+
+    def __init__(self, options: LinearConfig, backbone: Any, labels: list[str], problem_type: str) -> None:
+        super().__init__(options, backbone, labels, problem_type)
+        size = {"state": backbone.state_width, "rows": len(options.words), "source": backbone.head.size}[options.on]
+        matrix, bias = torch.zeros(len(labels), size), torch.zeros(len(labels))
+        if options.solver == "gradient":
+            self.matrix, self.bias = nn.Parameter(matrix), nn.Parameter(bias)
+        else:
+            self.register_buffer("matrix", matrix)
+            self.register_buffer("bias", bias)
+
+    @property
+    def estimated(self) -> str:
+        return "never" if self.options.solver == "gradient" and self.options.start == "zero" else "once"
+
+    @property
+    def fit_needs_labels(self) -> bool:
+        return True
+
+    def reading(self) -> Reading:
+        if self.options.on == "state":
+            return Reading("state", pool=self.options.pool)
+        return Reading("rows", ids=tuple(self.options.ids) if self.options.on == "rows" else None)
+
+    def forward(self, readout: Readout) -> Tensor:
+        return nn.functional.linear(readout.values.float(), self.matrix, self.bias)
+
+    @torch.no_grad()
+    def fit(self, values: Tensor, labels: Tensor | None) -> None:
+        z, y = values.detach().double().cpu().numpy(), labels.cpu().numpy()
+        missing = [name for i, name in enumerate(self.labels) if i not in set(y.tolist())]
+        if missing:
+            raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
+        matrix, bias = (
+            logistic(z, y, self.options.inverse_penalty)
+            if self.options.solver == "logistic"
+            else ridge(z, y, len(self.labels))
+        )[:2]
+        self.matrix.copy_(torch.from_numpy(matrix))
+        self.bias.copy_(torch.from_numpy(bias))
+        self.fitted.fill_(1)
+
+    def explain(self) -> dict[str, Any]:
+        norms = self.matrix.detach().norm(dim=1).tolist()
+        return {
+            "reads": self.options.on,
+            "solver": self.options.solver,
+            "norm of each label's row": dict(zip(self.labels, norms, strict=True)),
+        }
+
+
+def ridge(z: Any, y: Any, classes: int, penalties: list[float] | None = None) -> tuple[Any, Any, float, float]:
+    """Ridge on one-hot labels, the penalty with the least leave-one-out error.
+
+    Args:
+        z: (rows, K) float64 features.  y: (rows,) label ids.  classes: number of labels.
+        penalties: the grid; None is 10^j tr(Z'Z) / min(rows, K), j = -4 ... 3, Z centred.
+
+    Returns:
+        matrix (classes, K), bias (classes,), the penalty, its leave-one-out mean squared error.
+    """
+    import numpy as np
+    from sklearn.linear_model import RidgeCV
+
+    target = np.eye(classes)[y]
+    if penalties is None:
+        scale = float(np.square(z - z.mean(0)).sum()) / min(z.shape)
+        # With two rows or fewer, leaving one out leaves nothing to fit: the middle of the grid.
+        penalties = [10.0**j * max(scale, 1e-12) for j in (range(-4, 4) if len(z) > 2 else [0])]
+    found = RidgeCV(alphas=penalties).fit(z, target)
+    return np.atleast_2d(found.coef_), np.atleast_1d(found.intercept_), float(found.alpha_), -float(found.best_score_)
+
+
+def logistic(z: Any, y: Any, inverse_penalty: float) -> tuple[Any, Any]:
+    """L2 logistic regression on standardised features, as a map of the raw ones: matrix (classes, K), bias (classes,)."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    mean, spread = z.mean(0), z.std(0)
+    spread = np.where(spread > 1e-12, spread, 1.0)
+    found = LogisticRegression(C=inverse_penalty, max_iter=2000).fit((z - mean) / spread, y)
+    coef, intercept = found.coef_, found.intercept_
+    if len(coef) == 1:  # two classes come as one row: the log odds of the second
+        coef, intercept = np.concatenate([-coef / 2, coef / 2]), np.concatenate([-intercept / 2, intercept / 2])
+    matrix = coef / spread
+    return matrix, intercept - matrix @ mean

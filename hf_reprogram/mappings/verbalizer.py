@@ -1,0 +1,176 @@
+"""`verbalizer`: label words read at the answer slot, their rows fixed or trained, offsets calibrated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import Reading, Readout
+from ..errors import ConfigError
+from ..registry import option
+from .base import Mapping, MappingOptions, one_token
+
+
+@dataclass
+class VerbalizerConfig(MappingOptions):
+    """Options of `verbalizer`.
+
+    Example:
+
+        >>> VerbalizerConfig(words={"negative": [" bad", " terrible"], "positive": [" good"]}).labels()
+        ['negative', 'positive']
+    """
+
+    type: str = field(default="verbalizer", init=False)
+    words: dict[str, list[str]] = option(
+        {}, "Label words of each class, as they follow the template (mind the space)."
+    )
+    reduce: str = option("mean", "How the words of a class become its score.", choices=("mean", "logsumexp", "max"))
+    rows: str = option("fixed", "Use the base's label rows, or train copies of them.", choices=("fixed", "trained"))
+    calibration: str | None = option(
+        None,
+        "Offset subtracted from the scores: contextual (content-free texts), domain (texts of yours), batch (rows "
+        "given to fit_mapping, labels not needed).",
+        choices=("contextual", "domain", "batch"),
+    )
+    calibration_texts: list[str] = option(["N/A"], "Texts of contextual and domain calibration.")
+    ids: dict[str, list[int]] | None = option(None, "Filled in: token id of each word.")
+
+    def validate(self) -> None:
+        super().validate()
+        where = "VerbalizerConfig.words"
+        if len(self.words) < 2:
+            raise ConfigError(
+                where,
+                f"{self.words!r}",
+                'words of at least two classes, {"negative": [" bad"], "positive": [" good"]}',
+            )
+        for label, words in self.words.items():
+            if (
+                not isinstance(label, str)
+                or not isinstance(words, list)
+                or not words
+                or not all(isinstance(w, str) and w.strip() for w in words)
+            ):
+                raise ConfigError(f"{where}[{label!r}]", f"{words!r}", 'a list with at least one word, [" good"]')
+        if self.calibration == "domain" and self.calibration_texts == ["N/A"]:
+            raise ConfigError(
+                "VerbalizerConfig.calibration_texts",
+                "the content-free default",
+                "texts of the domain",
+                "calibration='contextual' uses content-free texts",
+            )
+        if not self.calibration_texts or not all(isinstance(t, str) for t in self.calibration_texts):
+            raise ConfigError("VerbalizerConfig.calibration_texts", f"{self.calibration_texts!r}", "a list of texts")
+
+    def labels(self) -> list[str] | None:
+        return list(self.words)
+
+    def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
+        if self.ids is None:
+            self.ids = {
+                label: [one_token(tokenizer, w, f"VerbalizerConfig.words[{label!r}]") for w in self.words[label]]
+                for label in labels
+            }
+        owner: dict[int, str] = {}
+        for label, ids in self.ids.items():
+            for word, token in zip(self.words[label], ids, strict=True):
+                if owner.setdefault(token, label) != label:
+                    raise ConfigError(
+                        f"VerbalizerConfig.words[{label!r}]",
+                        f"{word!r} is token {token}, which class {owner[token]!r} has too",
+                        "words whose first tokens differ between classes",
+                    )
+
+
+class Verbalizer(Mapping):
+    """score_c = reduce over the label words w of class c of logit_w, minus offset_c.
+
+    `mean` averages; `logsumexp` is log of the mean of exp (so that a class with more words has no head start); `max`
+    takes the best word. With `rows="trained"` logit_w = h . v_w + b_w on the state h after the head's transform, and
+    v, b start at the base's label rows (WARP's soft verbalizer).
+
+    Calibration is one mechanism, offset_c = log of the mean over some rows of softmax(score)_c: content-free texts
+    give contextual calibration (2102.09690), a domain text gives domain-conditional PMI (2104.08315) up to a constant
+    per row, unlabelled rows give batch calibration (2309.17249).
+
+    Shapes: readout (batch, words) or (batch, head dim); logits (batch, classes).
+
+    Papers: WARP (2101.00121); the three above.
+    """
+
+    Options = VerbalizerConfig
+    learning_rate = 1e-3
+    paper = "2101.00121, 2102.09690, 2104.08315, 2309.17249"
+    example = {"words": {"negative": [" bad", " poor"], "positive": [" good"]}}
+
+    def __init__(self, options: VerbalizerConfig, backbone: Any, labels: list[str], problem_type: str) -> None:
+        super().__init__(options, backbone, labels, problem_type)
+        self.ids = tuple(i for label in labels for i in options.ids[label])
+        self.sizes = [len(options.ids[label]) for label in labels]
+        if max(self.ids) >= backbone.head.size or min(self.ids) < 0:
+            raise ConfigError(
+                "VerbalizerConfig.ids",
+                f"{max(self.ids)}",
+                f"token ids below {backbone.head.size}, the base's vocabulary",
+            )
+        if options.calibration:
+            self.register_buffer("offset", torch.zeros(len(labels)))
+        if options.rows == "trained":
+            self.vectors = nn.Parameter(torch.zeros(len(self.ids), backbone.head.width))
+            self.bias = nn.Parameter(torch.zeros(len(self.ids)))
+
+    @property
+    def estimated(self) -> str:
+        return "once" if self.options.calibration else "never"
+
+    @torch.no_grad()
+    def initialise(self, backbone: Any, generator: torch.Generator) -> None:
+        if self.options.rows == "trained":
+            weight, bias = backbone.head.rows(torch.tensor(self.ids, device=backbone.device))
+            self.vectors.copy_(weight)
+            if bias is not None:
+                self.bias.copy_(bias)
+
+    def reading(self) -> Reading:
+        if self.options.rows == "trained":
+            return Reading("state", pool="head")
+        return Reading("rows", ids=self.ids)
+
+    def calibration_rows(self) -> list[str] | None:
+        return None if self.options.calibration == "batch" else self.options.calibration_texts
+
+    def _scores(self, values: Tensor) -> Tensor:
+        if self.options.rows == "trained":
+            values = nn.functional.linear(values.float(), self.vectors, self.bias)  # (batch, words)
+        groups = values.float().split(self.sizes, dim=1)
+        if self.options.reduce == "logsumexp":
+            return torch.stack([g.logsumexp(1) - math.log(g.shape[1]) for g in groups], 1)  # (batch, classes)
+        if self.options.reduce == "max":
+            return torch.stack([g.amax(1) for g in groups], 1)
+        return torch.stack([g.mean(1) for g in groups], 1)
+
+    def forward(self, readout: Readout) -> Tensor:
+        scores = self._scores(readout.values)
+        return scores - self.offset if self.options.calibration else scores
+
+    @torch.no_grad()
+    def fit(self, values: Tensor, labels: Tensor | None) -> None:
+        share = self._scores(values).double().softmax(1).mean(0)
+        self.offset.copy_(share.clamp(min=1e-12).log())
+        self.fitted.fill_(1)
+
+    def explain(self) -> dict[str, Any]:
+        words = {k: dict(zip(self.options.words[k], self.options.ids[k], strict=True)) for k in self.labels}
+        offset = self.offset.tolist() if self.options.calibration else None
+        return {
+            "reads": "label words",
+            "reduce": self.options.reduce,
+            "rows": self.options.rows,
+            "words": words,
+            "offset": offset,
+        }

@@ -1,0 +1,503 @@
+"""ReprogramModel: a PeftModel whose adapters are programs with mappings; and how one is made."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from transformers import PreTrainedModel
+
+from . import artefact, serve
+from .backbone.probe import probe
+from .card import model_card
+from .config import ReprogramConfig
+from .data.rows import label_names
+from .data.text import TextCollator, layout_of
+from .errors import BaseModelError, ConfigError, UsageError, did_you_mean
+from .registry import method_class
+from .reprogrammed import Reprogrammed
+from .template import columns, has_answer, parse
+from .tuner import check_adapter_name
+
+
+logger = logging.getLogger(__name__)
+
+
+class ReprogramModel(PeftModel):
+    """A frozen base with named programs. Made by `get_reprogram_model` and `AutoReprogramModel`.
+
+    PEFT's verbs keep PEFT's names: `add_adapter`, `load_adapter`, `set_adapter`, `delete_adapter`,
+    `disable_adapter()`, `unload`, `save_pretrained`, `push_to_hub`, `print_trainable_parameters`, `get_model_status`.
+    """
+
+    # Set by get_reprogram_model and AutoReprogramModel; a class default so that PEFT's own constructors work too.
+    processing_class: Any = None
+
+    # Parts
+
+    @property
+    def reprogrammed(self) -> Reprogrammed:
+        """The module that PEFT wraps."""
+        return self.base_model.model
+
+    @property
+    def backbone(self) -> Any:
+        """Our view of the base."""
+        return self.base_model.model.backbone
+
+    @property
+    def learning_rate(self) -> float:
+        """The first trained part's own default: rates are in units of the base's embedding size, not raw."""
+        rates = self.learning_rates()
+        return next(iter(rates.values())) if rates else 0.0
+
+    def learning_rates(self) -> dict[str, float]:
+        """Default learning rate of every part of the active program that trains: `{"program.0": 0.07}`."""
+        program, mapping = self.base_model.sites()
+        rates = program.part_rates(self.active_name())
+        trained = any(True for _ in self.active_mapping().parameters())
+        return rates | ({"mapping": self.active_mapping().learning_rate} if trained else {})
+
+    def active_name(self) -> str:
+        """Name of the active program."""
+        return self.active_adapters[0]
+
+    def active_programs(self) -> list[nn.Module]:
+        """The active adapter's programs, in order."""
+        return list(self.base_model.sites()[0].entries[self.active_name()])
+
+    def active_mapping(self) -> nn.Module:
+        """The active adapter's mapping."""
+        return self.base_model.sites()[1].entries[self.active_name()]
+
+    def label_names(self, adapter_name: str | None = None) -> list[str]:
+        """Target labels of a program, order = id."""
+        labels = self._config_of(adapter_name).labels
+        if labels is None:
+            raise UsageError(
+                "labels", "this program has no labels", fix="generate() gives text; labels need a mapping"
+            )
+        return labels
+
+    def columns(self) -> list[str]:
+        """Columns that the active program's template takes from a row."""
+        return columns(parse(self._config_of().layout() or "{text}"))
+
+    def text_column(self) -> str:
+        """The column that a bare text stands for."""
+        return self.columns()[0]
+
+    def _config_of(self, adapter_name: str | None = None) -> ReprogramConfig:
+        name = adapter_name or self.active_name()
+        if name not in self.peft_config:
+            raise UsageError("adapter_name", f"unknown program {name!r}", fix=did_you_mean(name, self.peft_config))
+        return self.peft_config[name]
+
+    # PEFT's verbs, where ours differ
+
+    def add_adapter(self, adapter_name: str, peft_config: ReprogramConfig, seed: int = 0, **_: Any) -> None:
+        """Add a fresh program; it is not made active. Config words become ids now; the caller's config stays as it was."""
+        check_adapter_name(adapter_name)
+        if adapter_name in self.peft_config:
+            raise ConfigError("adapter_name", f"{adapter_name!r} exists", "a new name", "delete_adapter first")
+        config = resolve(peft_config, self.backbone, self.processing_class)
+        self.base_model.fill(adapter_name, config)
+        _start(self, adapter_name, seed)
+
+    def load_adapter(
+        self,
+        model_id: str | os.PathLike,
+        adapter_name: str,
+        is_trainable: bool = False,
+        subfolder: str | None = None,
+        **hub: Any,
+    ) -> None:
+        """Load a saved program beside the others (or over one of the same name); it is not made active.
+
+        Straight into the two sites, strict: every tensor there, none too many, finite, of the right shape, made for
+        this base and this processor. On any error the model is as it was.
+
+        Raises:
+            ArtefactError: damaged, incomplete, or made for another base or processor.
+        """
+        check_adapter_name(adapter_name)
+        folder = artefact.fetch(model_id, subfolder, **hub)
+        sealed, tensors = artefact.load(folder)
+        config = config_of(sealed, folder)
+        present = artefact.identity(self.backbone.base, self.processing_class)
+        artefact.check_fingerprint(config.fingerprint, present, str(folder))
+        self._install(adapter_name, config, tensors, str(folder))
+        active = adapter_name == self.active_name()
+        self.base_model.set_requires_grad(adapter_name, is_trainable or (active and self._trains()))
+        if active:
+            self._tell_labels()
+
+    def _install(self, name: str, config: ReprogramConfig, tensors: dict[str, Tensor], where: str) -> None:
+        sites = self.base_model.sites()
+        old = self.peft_config.get(name), [site.entries[name] if name in site.entries else None for site in sites]
+        try:
+            self.base_model.fill(name, config)
+            expected = self.base_model.state(name)
+            artefact.match(tensors, expected, where)
+            with torch.no_grad():
+                for key, tensor in tensors.items():
+                    expected[key].copy_(tensor)
+        except Exception:
+            for site, entry in zip(sites, old[1], strict=True):
+                if entry is None:
+                    site.entries.pop(name) if name in site.entries else None
+                else:
+                    site.entries[name] = entry
+            self.peft_config.pop(name, None)
+            if old[0] is not None:
+                self.peft_config[name] = old[0]
+            raise
+        # Trainer loads the best checkpoint over the program it trains: the optimiser must keep its parameters.
+        if old[0] is not None:
+            _copy_into(old[1], sites, name)
+
+    def _trains(self) -> bool:
+        return any(p.requires_grad for site in self.base_model.sites() for p in site.parameters())
+
+    def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
+        """Make one program active: only it trains, and rows that name none use it."""
+        if not isinstance(adapter_name, str):
+            raise UsageError(
+                "adapter_name",
+                f"{adapter_name!r}",
+                "one name: two prompts have no meaning as a sum; rows may name theirs in an 'adapter' column",
+            )
+        self._config_of(adapter_name)
+        for site in self.base_model.sites():
+            site.set_adapter(adapter_name, inference_mode=inference_mode)
+        self.active_adapter = adapter_name
+        self.base_model.active_adapter = adapter_name
+        self._tell_labels()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete a program. The last one stays: `unload()` gives the base back."""
+        self._config_of(adapter_name)
+        if len(self.peft_config) == 1:
+            raise UsageError(
+                "adapter_name",
+                f"{adapter_name!r} is the last program",
+                "one that is not the last",
+                "unload() gives the base back",
+            )
+        if adapter_name == self.active_name():
+            self.set_adapter(next(name for name in self.peft_config if name != adapter_name))
+        for site in self.base_model.sites():
+            del site.entries[adapter_name]
+        del self.peft_config[adapter_name]
+
+    def unload(self) -> PreTrainedModel:
+        """The base, with every flag as it was found."""
+        self.backbone.restore()
+        return self.backbone.base
+
+    def merge_and_unload(self, *args: Any, **kwargs: Any) -> None:
+        """Not possible: a program is no change of weights."""
+        raise UsageError(
+            "merge_and_unload",
+            "a program changes inputs, not weights, and cannot be merged",
+            fix="unload() gives the base back; save_pretrained() keeps the program",
+        )
+
+    merge_adapter = merge_and_unload
+
+    def train(self, mode: bool = True) -> ReprogramModel:
+        """Wake program and mapping; the base stays asleep."""
+        self.training = mode
+        self.base_model.training = mode
+        self.reprogrammed.train(mode)
+        return self
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        selected_adapters: Sequence[str] | None = None,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save programs: `default` (or the only one) into the folder, others into sub-folders of their names.
+
+        Args:
+            save_directory: the folder.
+            selected_adapters: names; None saves all.
+            is_main_process: write nothing where False.
+            state_dict: gathered state of a sharded model, as Trainer passes it.
+
+        Raises:
+            ArtefactError: NaN in a tensor, a full or read-only disk; what was there before is intact.
+        """
+        names = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
+        for name in names:
+            config, tensors = self._config_of(name), self.base_model.state(name)
+            if state_dict is not None:
+                tensors = self._gathered(name, tensors, state_dict)
+            folder = (
+                os.fspath(save_directory)
+                if name == "default" or len(names) == 1
+                else os.path.join(save_directory, name)
+            )
+            if is_main_process:
+                values = {**config.to_dict(), "inference_mode": True, "checksum": None}
+                artefact.save(folder, values, tensors, model_card(config, tensors))
+
+    def _gathered(self, name: str, tensors: dict[str, Tensor], state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Values of our tensors in a whole-model state dict."""
+        by_end = {
+            key.partition(".program.reprogram_")[2] or key.partition(".mapping.reprogram_")[2]: v
+            for key, v in state_dict.items()
+        }
+        found = {}
+        for key, tensor in tensors.items():
+            site, _, rest = key.partition(".")
+            found[key] = by_end.get(f"{site}.{name}.{rest}", tensor)
+        return found
+
+    def create_or_update_model_card(self, output_dir: str) -> None:
+        """Nothing: `save_pretrained` writes the card with the artefact, atomically."""
+
+    # Ours
+
+    def collator(self, features: Any = None, disabled: bool = False) -> TextCollator:
+        """Rows to batches for Trainer or a DataLoader: a snapshot of the present programs, plain data only.
+
+        Args:
+            features: what integer labels stand for: `dataset.features`, or label names in the order of their ids.
+            disabled: lay out no slots, for use inside `disable_adapter()`.
+        """
+        if self.processing_class is None:
+            raise UsageError(
+                "processing_class",
+                "None: rows cannot be laid out",
+                "the base's tokenizer",
+                "get_reprogram_model(base, config, processing_class=tokenizer)",
+            )
+        layouts = {name: layout_of(c.layout() or "{text}", c.labels) for name, c in self.peft_config.items()}
+        return TextCollator(
+            self.processing_class, layouts, self.active_name(), self.backbone.facts, label_names(features), disabled
+        )
+
+    def predict(self, rows: Any, batch_size: int = 32, top_k: int | None = 1, progress: bool | None = None) -> list:
+        return serve.predict(self, rows, batch_size, top_k, progress)
+
+    def evaluate(
+        self, rows: Any, batch_size: int = 32, features: Any = None, progress: bool | None = None
+    ) -> dict[str, float]:
+        return serve.evaluate(self, rows, batch_size, features, progress)
+
+    def score(self, rows: Any, batch_size: int = 32, progress: bool | None = None) -> Tensor:
+        return serve.score(self, rows, batch_size, progress)
+
+    def fit_mapping(self, rows: Any = None, batch_size: int = 32, features: Any = None) -> None:
+        serve.fit_mapping(self, rows, batch_size, features)
+
+    def explain(self, neighbours: int = 3) -> serve.Explanation:
+        return serve.explain(self, neighbours)
+
+    predict.__doc__, evaluate.__doc__, score.__doc__ = (
+        serve.predict.__doc__,
+        serve.evaluate.__doc__,
+        serve.score.__doc__,
+    )
+    fit_mapping.__doc__, explain.__doc__ = serve.fit_mapping.__doc__, serve.explain.__doc__
+
+    def generate(self, rows: Any = None, **kwargs: Any) -> Tensor:
+        """New tokens (rows, new) that the base writes after each laid out row; no answer slot, no mapping.
+
+        Args:
+            rows: texts or dict rows.
+            kwargs: for the base's own `generate`, `max_new_tokens` and so on.
+        """
+        collator = self.collator(disabled=self.reprogrammed.disabled)
+        collator.pad_left()
+        columns_ = {
+            k: v.to(self.backbone.device) if isinstance(v, Tensor) else v
+            for k, v in collator(serve.as_rows(rows, self.text_column())).items()
+        }
+        columns_.pop("labels", None)
+        return self.reprogrammed.generate(columns_, **kwargs)
+
+    def _tell_labels(self) -> None:
+        """Labels of the active program into the config that pipelines and Trainer see (not the base's own)."""
+        labels = self._config_of().labels
+        if labels is not None:
+            self.reprogrammed.config.num_labels = len(labels)
+            self.reprogrammed.config.id2label = dict(enumerate(labels))
+            self.reprogrammed.config.label2id = {label: i for i, label in enumerate(labels)}
+
+
+def get_reprogram_model(
+    model: PreTrainedModel,
+    config: ReprogramConfig,
+    processing_class: Any = None,
+    adapter_name: str = "default",
+    seed: int = 0,
+) -> ReprogramModel:
+    """Freeze a base, check that we run it exactly, and put a fresh program and mapping on it.
+
+    Args:
+        model: a transformers language model. Its weights are never changed; `unload()` gives it back.
+        config: what to learn; it is copied.
+        processing_class: the base's tokenizer. Needed for label words, text starts and raw rows.
+        adapter_name: name of the program.
+        seed: of the program's random start.
+
+    Raises:
+        BaseModelError: a base that cannot be run exactly (with the numbers seen).
+        ConfigError, TemplateError: parts that do not fit the base or the tokenizer.
+    """
+    check_adapter_name(adapter_name)
+    wrapped = wrap(model)
+    try:
+        resolved = resolve(config, wrapped.backbone, processing_class)
+        made = ReprogramModel(wrapped, resolved, adapter_name)
+        made.processing_class = processing_class
+        _start(made, adapter_name, seed)
+    except Exception:
+        wrapped.backbone.restore()
+        raise
+    made._tell_labels()
+    watch_rates(made)
+    return made
+
+
+def wrap(base: PreTrainedModel) -> Reprogrammed:
+    """A base, frozen and proved, with empty sites."""
+    if isinstance(base, PeftModel) or isinstance(base, Reprogrammed):
+        raise BaseModelError(
+            "model",
+            f"is a {type(base).__name__}",
+            "a bare transformers model",
+            "add_adapter puts a second program on a model that has one",
+        )
+    if not isinstance(base, PreTrainedModel):
+        raise BaseModelError("model", f"{base!r} is a {type(base).__name__}"[:120], "a transformers PreTrainedModel")
+    wrapped = Reprogrammed(base)
+    try:
+        probe(wrapped.backbone)
+    except Exception:
+        wrapped.backbone.restore()
+        raise
+    return wrapped
+
+
+def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> ReprogramConfig:
+    """A copy of the config with what base and processor fill in."""
+    if not isinstance(config, ReprogramConfig):
+        raise ConfigError("config", f"{config!r} is a {type(config).__name__}"[:120], "a ReprogramConfig")
+    config = copy.deepcopy(config)
+    config.validate()
+    config.mapping.resolve(processor, config.labels)
+    _check_answer(config, backbone, processor)
+    config.base_model_name_or_path = backbone.base.config._name_or_path or None
+    config.base_auto_class = backbone.auto_class
+    config.embedding_rms = backbone.rms()
+    config.fingerprint = artefact.identity(backbone.base, processor)
+    return config
+
+
+def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> None:
+    """The template has an answer slot where the mapping reads one, at a place where this base can answer."""
+    template = config.layout() or "{text}"
+    where = f"{type(config.programs[0]).__name__}.template"
+    pieces = parse(template, where)
+    mapping = method_class("mapping", config.mapping.type)(
+        config.mapping, backbone, config.labels, config.problem_type
+    )
+    reading = mapping.reading()
+    needs = reading.kind == "rows" or (reading.kind == "state" and reading.pool in ("answer", "head"))
+    if needs and not has_answer(pieces):
+        raise ConfigError(
+            where,
+            f"no {{answer}} in {template!r}",
+            f"one answer slot, which the {config.mapping.type} reads",
+            f'try "{template} It was{{answer}}"',
+        )
+    answer = backbone.facts.answer
+    if has_answer(pieces) and answer == "last" and str(pieces[-1]) != "answer":
+        raise ConfigError(
+            where,
+            f"{{answer}} is not last in {template!r}",
+            "a causal model answers at the end",
+            "move {answer} to the end",
+        )
+    if has_answer(pieces) and answer == "mask" and processor is not None and processor.mask_token_id is None:
+        raise ConfigError(
+            where, "{answer} needs a mask token, and the tokenizer has none", "a tokenizer with mask_token"
+        )
+
+
+def _start(model: ReprogramModel, name: str, seed: int) -> None:
+    """Parameters from the base's own statistics; maps that need no rows of the user are estimated."""
+    generator = torch.Generator().manual_seed(seed)
+    program, mapping = model.base_model.sites()
+    for part in program.entries[name]:
+        part.initialise(model.backbone, generator, model.processing_class)
+    mapping.entries[name].initialise(model.backbone, generator)
+    if mapping.entries[name].needs_fit and mapping.entries[name].calibration_rows() is not None:
+        active = model.active_name()
+        model.set_adapter(name)
+        model.fit_mapping()
+        model.set_adapter(active)
+
+
+def config_of(sealed: dict[str, Any], where: Any) -> ReprogramConfig:
+    """The config of a loaded artefact."""
+    try:
+        return ReprogramConfig.from_dict(sealed)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise artefact.ArtefactError(str(where), f"its config is not ours ({error})") from error
+
+
+def _copy_into(old: list[nn.Module], sites: Sequence[Any], name: str) -> None:
+    """Put the new values into the old entries where these have the same shape of state, and keep the old objects."""
+    for entry, site in zip(old, sites, strict=True):
+        new = site.entries[name]
+        same = {k: v.shape for k, v in entry.state_dict().items()} == {k: v.shape for k, v in new.state_dict().items()}
+        if same and [type(m) for m in entry.modules()] == [type(m) for m in new.modules()]:
+            entry.load_state_dict(new.state_dict())
+            site.entries[name] = entry
+
+
+LOWEST_RATE = 1e-4
+
+
+def watch_rates(model: ReprogramModel) -> None:
+    """Warn once, at the first optimiser step that moves a program of `model`, where the rate cannot teach it (U§1).
+
+    A plain Trainer tells nobody its rate; the optimiser's own hook does.
+    """
+    reference = weakref.ref(model)
+
+    def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        watched = reference()
+        if watched is None:
+            handle.remove()
+            return
+        ours = {id(p) for p in watched.base_model.sites()[0].parameters() if p.requires_grad}
+        for group in optimizer.param_groups:
+            if any(id(p) in ours for p in group["params"]):
+                handle.remove()
+                rate = float(group.get("initial_lr", group["lr"]))
+                if rate <= LOWEST_RATE:
+                    warnings.warn(
+                        f"learning rate {rate:g} hardly moves a program: its vectors are in units of the base's embeddings. model.learning_rate is {watched.learning_rate:g}.",
+                        UserWarning,
+                        stacklevel=2,
+                    )
+                return
+
+    handle = register_optimizer_step_pre_hook(look)

@@ -1,0 +1,1 @@
+"""Input programs, one file each."""

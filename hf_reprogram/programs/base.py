@@ -1,0 +1,121 @@
+"""The contract of a program: a learnable function from a target-domain batch to a source-domain batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import Batch
+from ..errors import UsageError
+from ..registry import Options
+
+
+STAGES = ("tokens", "embeds", "wave", "features", "pixels", "latent")
+
+
+@dataclass
+class ProgramOptions(Options):
+    """Options of a program."""
+
+    kind: ClassVar[str] = "program"
+
+    def layout(self) -> str | None:
+        """The template by which the collator lays out a row; None for a program that lays nothing out."""
+        return None
+
+    def check(self, facts: Any, needs_answer: bool, tokenizer: Any) -> None:
+        """Raise where the options do not fit the base, the reading of the mapping, or the tokenizer."""
+
+
+class Program(nn.Module):
+    """Base class of programs. A subclass states its facts, `forward` and `initialise`.
+
+    Class facts:
+        Options: its options class.
+        accepts, gives: stages, of `STAGES`.
+        zero_effect_at_start: whether a fresh program leaves the base's output as it was.
+        learning_rate: a rate that works, in the units of its parameters.
+        paper: where it comes from.
+        example: a small config for the contract tests (keyword arguments of Options).
+        xfail: {test name: reason} for contract tests that cannot hold.
+
+    Args:
+        options: an instance of Options.
+        backbone: tells shapes; it is not kept.
+        scale: the base's embedding RMS. Vectors are stored as multiples of it, so that one learning rate suits bases
+            whose embeddings differ a hundredfold in size.
+    """
+
+    Options: ClassVar[type[ProgramOptions]]
+    accepts: ClassVar[str] = "tokens"
+    gives: ClassVar[str] = "embeds"
+    zero_effect_at_start: ClassVar[bool] = False
+    learning_rate: ClassVar[float]
+    paper: ClassVar[str] = ""
+    example: ClassVar[dict[str, Any]] = {}
+    xfail: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, options: ProgramOptions, backbone: Any, scale: float) -> None:
+        super().__init__()
+        self.options, self.scale = options, scale
+
+    def forward(self, batch: Batch, backbone: Any) -> Batch:
+        """The batch in the source domain. All parameters are used here and nowhere else (sharding: N2)."""
+        raise NotImplementedError
+
+    def initialise(self, backbone: Any, generator: torch.Generator, tokenizer: Any = None) -> None:
+        """Set the parameters' start from the base's own statistics, random numbers from `generator` only (N29)."""
+
+    def explain(self, backbone: Any) -> list[dict[str, Any]]:
+        """What the parameters mean in terms of the source domain, as plain rows."""
+        return []
+
+
+class SlotProgram(Program):
+    """A program whose effect is vectors standing in slots: any number of them run as one bank in one pass.
+
+    Subclasses give `vectors()`, (slots, width) in units of the base's embeddings.
+    """
+
+    def vectors(self) -> Tensor:
+        """(slots, width), float32, in the base's own units."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, backbone: Any) -> Batch:
+        return banked([self.vectors()], None, batch, backbone)
+
+
+def banked(states: list[Tensor], owner: Tensor | None, batch: Batch, backbone: Any) -> Batch:
+    """Slots of one or several programs into one batch: `where(slot, bank[offset[owner] + slot], embed(ids))`.
+
+    Args:
+        states: per program, its vectors (slots, width).
+        owner: (batch,) index into `states` of the program of each row; None where there is one program.
+        batch: with `input_ids` and `slot_index` (batch, time).
+
+    Returns:
+        The batch with `embeds` (batch, time, width) in the base's dtype.
+    """
+    if batch.slot_index is None:
+        raise UsageError(
+            "slot_index",
+            "missing: a slot program got plain input_ids",
+            "rows laid out by the template",
+            "make batches with model.collator()",
+        )
+    index = batch.slot_index  # (batch, time), -1 where the text stands
+    embeds = backbone.embed(batch.input_ids)  # (batch, time, width)
+    slots = torch.cat(states) if len(states) > 1 else states[0]
+    if not len(slots):
+        return replace(batch, embeds=embeds)
+    here = (index >= 0).unsqueeze(-1)
+    index = index.clamp(min=0)
+    if owner is not None:
+        sizes = torch.tensor([0] + [len(s) for s in states[:-1]], device=index.device)
+        index = index + sizes.cumsum(0)[owner].unsqueeze(1) * here.squeeze(-1)
+    # A lookup, not `slots[index]`: its backward adds up rows in a fixed order.
+    vectors = nn.functional.embedding(index, slots).to(embeds.dtype)  # (batch, time, width)
+    return replace(batch, embeds=torch.where(here, vectors, embeds))

@@ -1,0 +1,169 @@
+"""Reprogrammed: the module that PEFT wraps. Columns -> program -> frozen backbone -> mapping -> logits, loss."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from .backbone.text import TextBackbone
+from .batch import Batch, Readout
+from .errors import UsageError
+
+
+# What PEFT, Trainer and generation ask a model for. Nothing else is forwarded: `backbone` is an attribute of 46 model
+# families, and `hf_device_map` would make accelerate re-dispatch the base under our names (N9).
+_FORWARDED = frozenset(
+    ("device", "dtype", "generation_config", "main_input_name", "is_activation_checkpointing",
+     "can_generate", "get_input_embeddings", "get_output_embeddings", "is_quantized", "is_loaded_in_8bit", "is_loaded_in_4bit",
+     "quantization_method", "hf_quantizer", "is_parallelizable", "model_parallel")
+)  # fmt: skip
+
+
+class Reprogrammed(nn.Module):
+    """A frozen base between two sites. The sites start as empty placeholders; the tuner fills them.
+
+    Args:
+        base: the model to reprogram. It is frozen and put to sleep; `backbone.restore()` undoes that.
+
+    Raises:
+        BaseModelError: a base that our backbone cannot run exactly.
+    """
+
+    # Trainer reads these on the module that PEFT wraps: our loss divides by num_items_in_batch itself, and it is no
+    # causal LM loss, whose labels Trainer would count shifted by one (E§0 19, 20).
+    accepts_loss_kwargs = True
+    loss_type = "ReprogramLoss"
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.backbone = TextBackbone(base)
+        self.base = base
+        self.program: nn.Module = nn.Identity()
+        self.mapping: nn.Module = nn.Identity()
+        self.name_or_path = base.config._name_or_path
+        # Its own copy: labels of the target are written here, the base's config stays as it was.
+        self.config = copy.deepcopy(base.config)
+        self.backbone.freeze()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in _FORWARDED and name != "base":
+                return getattr(self.base, name)
+            raise
+
+    def train(self, mode: bool = True) -> Reprogrammed:
+        """Wake program and mapping only: dropout and the like of the frozen base stay off (E§0 25)."""
+        self.training = mode
+        self.program.train(mode)
+        self.mapping.train(mode)
+        return self
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict | None = None, **kwargs: Any
+    ) -> None:
+        """Recompute the base's layers in backward. Non-reentrant only: the reentrant way loses slot gradients (N3)."""
+        if (activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise UsageError("gradient_checkpointing_kwargs", "use_reentrant=True", "use_reentrant=False")
+        self.backbone.checkpoint(True)
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+
+    def activation_checkpointing_disable(self) -> None:
+        """Keep activations again."""
+        self.backbone.checkpoint(False)
+
+    gradient_checkpointing_disable = activation_checkpointing_disable
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        input_values: Tensor | None = None,
+        input_features: Tensor | None = None,
+        lengths: Tensor | None = None,
+        slot_index: Tensor | None = None,
+        answer_index: Tensor | None = None,
+        adapter_names: list[str] | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> SequenceClassifierOutput:
+        """Laid out columns to target logits.
+
+        Args:
+            input_ids, attention_mask, slot_index: (batch, time), as `model.collator()` makes them.
+            answer_index: (batch,) the position that is read.
+            adapter_names: one program per row; None uses the active one.
+            labels: (batch,) target ids.
+            num_items_in_batch: rows over the whole optimiser step, as Trainer counts them.
+
+        Returns:
+            `logits` (batch, classes) and, with labels, `loss`; the base's own output where there is no mapping or
+            the program is disabled.
+        """
+        batch = self.batch(input_ids, attention_mask, token_type_ids, slot_index, answer_index, adapter_names)
+        if self.disabled:
+            return self.backbone.base_output(self._plain(batch))
+        batch = self.program(batch, self.backbone)
+        readings = self.mapping.readings(batch)
+        if readings[0][1].kind == "base":
+            extra = {} if labels is None else {"labels": labels}
+            return self.backbone.base_output(batch, **extra)
+        states, context = self.backbone.states(batch)
+        logits = self.mapping(batch, [self._read(batch, rows, reading, states, context) for rows, reading in readings])
+        loss = None if labels is None else self.mapping.loss(batch, logits, labels, num_items_in_batch)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def batch(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, token_type_ids: Tensor | None = None,
+        slot_index: Tensor | None = None, answer_index: Tensor | None = None, adapter_names: list[str] | None = None,
+    ) -> Batch:  # fmt: skip
+        """Columns as a Batch."""
+        if input_ids is None:
+            raise UsageError("input_ids", "missing", "rows laid out by model.collator()")
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        names = tuple(adapter_names) if adapter_names is not None else None
+        return Batch(
+            input_ids, attention_mask, token_type_ids, slot_index=slot_index, answer_index=answer_index, adapters=names
+        )
+
+    def _plain(self, batch: Batch) -> Batch:
+        batch = self.backbone.without_slots(batch)
+        batch.embeds = self.backbone.embed(batch.input_ids)
+        return batch
+
+    def _read(self, batch: Batch, rows: list[int] | None, reading: Any, states: Tensor, context: Tensor) -> Readout:
+        if rows is None:
+            return self.backbone.read(batch, reading, states, context)
+        index = torch.tensor(rows, device=states.device)
+        return self.backbone.read(batch.select(rows), reading, states[index], context[index])
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """The base's flag under its old name, which PEFT reads and transformers warns of (E§0 18)."""
+        return self.base.is_activation_checkpointing
+
+    @property
+    def disabled(self) -> bool:
+        """Whether `disable_adapter()` is in force."""
+        return bool(self.program.disable_adapters)
+
+    @torch.no_grad()
+    def readout(self, columns: dict[str, Any], reading: Any) -> Tensor:
+        """What `reading` gives for laid out columns, without mapping: (batch, K)."""
+        batch = self.program(self.batch(**columns), self.backbone)
+        return self.backbone.run(batch, reading).values
+
+    @torch.no_grad()
+    def generate(self, columns: dict[str, Any], **kwargs: Any) -> Tensor:
+        """New tokens (batch, new) of the base after the laid out rows; no mapping."""
+        batch = self.batch(**columns)
+        batch = self._plain(batch) if self.disabled else self.program(batch, self.backbone)
+        return self.backbone.generate(batch, **kwargs)

@@ -1,0 +1,169 @@
+"""Predict, evaluate, score, explain: functions of a model and rows, which ReprogramModel carries as methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .data.rows import as_rows
+from .errors import DataError, UsageError
+
+
+def score(model: Any, rows: Any, batch_size: int = 32, progress: bool | None = None) -> Tensor:
+    """Target logits (rows, classes) on the CPU, in the order of the rows; batches are made of rows of like length.
+
+    Args:
+        rows: texts or dict rows; an `adapter` column names a program per row.
+        batch_size: rows per forward.
+        progress: show a bar; None shows one from 200 rows on.
+    """
+    made = model.collator().lay_out(as_rows(rows, model.text_column()), labelled=False)
+    return _logits(model, made, batch_size, progress)
+
+
+def _logits(model: Any, made: Sequence[Any], batch_size: int, progress: bool | None) -> Tensor:
+    parts, order = [], []
+    with _asleep(model):
+        for index, columns in batches(model, made, batch_size, progress):
+            parts.append(model(**columns).logits.float().cpu())
+            order += index
+    widest = max(p.shape[1] for p in parts)
+    parts = [torch.nn.functional.pad(p, (0, widest - p.shape[1]), value=-torch.inf) for p in parts]
+    return torch.cat(parts)[torch.tensor(order).argsort()]  # (rows, classes)
+
+
+@contextmanager
+def _asleep(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def batches(
+    model: Any, made: Sequence[Any], batch_size: int = 32, progress: bool | None = None
+) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """(indices of rows, columns on the base's device) of laid out rows, longest first: an eighth of the padding (P§C)."""
+    collator, device = model.collator(), model.backbone.device
+    order = sorted(range(len(made)), key=lambda i: -len(made[i].ids))
+    show = len(made) >= 200 if progress is None else progress
+    for start in tqdm(range(0, len(order), batch_size), disable=not show, desc="rows", unit="batch", leave=False):
+        index = order[start : start + batch_size]
+        columns = collator.stack([made[i] for i in index])
+        columns.pop("labels", None)
+        yield index, {k: v.to(device) if isinstance(v, Tensor) else v for k, v in columns.items()}
+
+
+def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, progress: bool | None = None) -> list:
+    """The label and its probability for each row: `[{"label": "negative", "score": 0.97}]`.
+
+    Args:
+        rows: a text, a dict row, or a list of these.
+        top_k: labels per row; 1 gives a dict per row, more (or None, for all) a list of dicts.
+    """
+    rows = as_rows(rows, model.text_column())
+    names = [model.label_names(row.get("adapter")) for row in rows]
+    probabilities = score(model, rows, batch_size, progress).softmax(1)
+    made = []
+    for row, labels in zip(probabilities, names, strict=True):
+        best = row[: len(labels)].argsort(descending=True, stable=True)[:top_k].tolist()
+        listed = [{"label": labels[i], "score": row[i].item()} for i in best]
+        made.append(listed[0] if top_k == 1 else listed)
+    return made
+
+
+def evaluate(
+    model: Any, rows: Any, batch_size: int = 32, features: Any = None, progress: bool | None = None
+) -> dict[str, float]:
+    """Accuracy, macro F1 and mean loss in nats on labelled rows, beside the share of the commonest label."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    made = model.collator(features=features).lay_out(as_rows(rows, model.text_column()))
+    missing = next((i for i, row in enumerate(made) if row.label is None), None)
+    if missing is not None:
+        raise DataError(f"rows[{missing}]", "has no label", 'a "label" column on every row')
+    labels = torch.tensor([row.label for row in made])
+    logits = _logits(model, made, batch_size, progress)
+    truth, guess = labels.numpy(), logits.argmax(1).numpy()
+    return {
+        "accuracy": float(accuracy_score(truth, guess)),
+        "macro_f1": float(f1_score(truth, guess, average="macro", zero_division=0)),
+        "loss": float(torch.nn.functional.cross_entropy(logits, labels)),
+        "majority": float(labels.bincount().max() / len(labels)),
+        "n": len(rows),
+    }
+
+
+def fit_mapping(model: Any, rows: Any = None, batch_size: int = 32, features: Any = None) -> None:
+    """Estimate the active mapping: from its own calibration rows, else from `rows`.
+
+    Raises:
+        UsageError: the mapping estimates nothing, or needs rows and got none.
+    """
+    mapping = model.active_mapping()
+    if mapping.estimated == "never":
+        raise UsageError("fit_mapping", f"the mapping {mapping.options.type!r} estimates nothing")
+    own = mapping.calibration_rows()
+    if own is not None:
+        rows = [dict.fromkeys(model.columns(), text) for text in own]
+    elif rows is None:
+        raise UsageError("fit_mapping(rows)", "None", "rows to estimate the mapping from")
+    made = model.collator(features=features).lay_out(as_rows(rows, model.text_column()))
+    if mapping.fit_needs_labels and any(row.label is None for row in made):
+        raise DataError(
+            "fit_mapping(rows)", "rows without labels", f"labels: {mapping.options.type!r} learns from them"
+        )
+    values, order = [], []
+    with _asleep(model):
+        for index, columns in batches(model, made, batch_size):
+            values.append(model.reprogrammed.readout(columns, mapping.reading()).float().cpu())
+            order += index
+    labels = torch.tensor([row.label for row in made]) if mapping.fit_needs_labels else None
+    mapping.fit(torch.cat(values)[torch.tensor(order).argsort()], labels)
+
+
+class Explanation(dict):
+    """What a program says of itself: a dict that prints as a page."""
+
+    def __str__(self) -> str:
+        lines = [f"program {self['program']}, mapping {self['mapping']['reads'] if self['mapping'] else 'none'}"]
+        for row in self["slots"]:
+            near = ", ".join(f"{t!r} {d:.2f}" for t, d in zip(row["tokens"], row["distances"], strict=True))
+            lines.append(f"  slot {row['slot']:>3}  {'far from every token' if row['far'] else 'near':<21} {near}")
+        if any(row["far"] for row in self["slots"]):
+            lines.append(
+                "  A slot far from every token has no meaning in words: its neighbours are only the least far ones."
+            )
+        if self["slots"]:
+            lines.append(
+                f"  (distances in lengths of an average token; 95 in 100 tokens have a neighbour within {self['slots'][0]['usual']:.2f})"
+            )
+        for key, value in self["mapping"].items():
+            lines.append(f"  {key}: {value}")
+        return "\n".join(lines)
+
+
+def explain(model: Any, neighbours: int = 3) -> Explanation:
+    """Nearest source tokens of every slot with their distances, and what the mapping reads.
+
+    Distances are in lengths of an average token vector. `far` is true where a slot lies farther from its nearest token
+    than tokens lie from each other; such neighbours mean nothing.
+    """
+    programs = model.active_programs()
+    rows = [row for program in programs for row in program.explain(model.backbone)]
+    tokenizer = model.processing_class
+    for row in rows:
+        ids = row["ids"][:neighbours]
+        tokens = [tokenizer.decode([i]) if tokenizer is not None else f"<{i}>" for i in ids]
+        row.update(ids=ids, tokens=tokens, distances=row["distances"][:neighbours])
+    return Explanation(
+        program=" + ".join(p.options.type for p in programs), slots=rows, mapping=model.active_mapping().explain()
+    )

@@ -1,0 +1,1 @@
+"""Training is the ordinary Trainer; this room only fills in what a user would want anyway."""
