@@ -75,8 +75,8 @@ def base_fingerprint(base: nn.Module) -> dict[str, str]:
 
 # Names, versions and the output side change nothing that the body computes; use_cache is a matter of speed.
 _CONFIG_NOISE = {
-    "_name_or_path", "transformers_version", "architectures", "id2label", "label2id", "problem_type", "use_cache", "dtype",
-    "output_hidden_states", "output_attentions", "return_dict",
+    "_name_or_path", "transformers_version", "architectures", "id2label", "label2id", "problem_type", "use_cache",
+    "dtype", "output_hidden_states", "output_attentions", "return_dict",
 }  # fmt: skip
 
 
@@ -367,3 +367,10 @@ def match(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: 
             raise ArtefactError(
                 where, f"{name} is {tuple(tensor.shape)} {tensor.dtype}", f"{tuple(want.shape)} {want.dtype}"
             )
+
+
+def fill(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy loaded tensors into the expected ones, after `match`."""
+    match(tensors, expected, where)
+    for name, tensor in tensors.items():
+        expected[name].data.copy_(tensor)

@@ -10,8 +10,9 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from . import artefact
 from .errors import ArtefactError, ReprogramError, did_you_mean
-from .model import ReprogramModel, config_of, watch_rates, wrap
+from .model import ReprogramModel
 from .tuner import check_adapter_name
+from .wrap import config_of, watch_rates, wrap
 
 
 # What a config may name; nothing else that it says is ever looked up in transformers.
@@ -63,13 +64,10 @@ class AutoReprogramModel:
                 config.fingerprint, artefact.identity(base_model, processing_class), str(folder)
             )
             model = ReprogramModel(wrapped, config, adapter_name)
-            expected = model.base_model.state(adapter_name)
-            artefact.match(tensors, expected, str(folder))
+            artefact.fill(model.base_model.state(adapter_name), tensors, str(folder))
         except Exception:
             wrapped.backbone.restore()
             raise
-        for key, tensor in tensors.items():
-            expected[key].data.copy_(tensor)
         model.processing_class = processing_class
         model.base_model.set_requires_grad(adapter_name, is_trainable)
         model._tell_labels()

@@ -84,7 +84,7 @@ KINDS = ("rows", "classes", "state", "sequence", "base")
 
 @dataclass
 class Readout:
-    """What the backbone gives back: `values` (batch, ..., R), `mask` (batch, ...) where rows differ in length, `kind`."""
+    """What the backbone gives back: `values` (batch, ..., R), `mask` (batch, ...) where lengths differ, `kind`."""
 
     values: Tensor
     mask: Tensor | None = None

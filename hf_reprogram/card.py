@@ -25,13 +25,13 @@ def model_card(config: ReprogramConfig, tensors: Mapping[str, Tensor]) -> str:
     parts = [
         _front_matter(config),
         f"# A program for {base}",
-        f"A *program* of [hf_reprogram](https://pypi.org/project/hf-reprogram): {numbers:,} numbers that teach the frozen "
-        f"model `{base}` a new task without touching its weights.",
+        f"A *program* of [hf_reprogram](https://pypi.org/project/hf-reprogram): {numbers:,} numbers that "
+        f"teach the frozen model `{base}` a new task without touching its weights.",
         _facts(config),
         _usage(config),
         _training(config),
-        "## Limits\n\nIt works with exactly this base and tokenizer; loading checks their fingerprints. It inherits what "
-        "the base knows and gets wrong. Compare it with a classical model on your own rows before you rely on it.",
+        "## Limits\n\nIt works with exactly this base and tokenizer; loading checks their fingerprints. It inherits "
+        "what the base knows and gets wrong. Compare it with a classical model on your own rows before relying on it.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -28,13 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _inspect(program: str) -> int:
     from . import artefact
-    from .model import config_of
+    from .wrap import config_of
 
     folder = artefact.fetch(program)
     sealed, tensors = artefact.load(folder)
     config = config_of(sealed, folder)
     print(
-        f"program   {' + '.join(p.type for p in config.programs)}\nmapping   {config.mapping.type}\nlabels    {config.labels}"
+        f"program   {' + '.join(p.type for p in config.programs)}\n"
+        f"mapping   {config.mapping.type}\nlabels    {config.labels}"
     )
     print(f"template  {config.layout()}\nbase      {config.base_model_name_or_path} ({config.base_auto_class})")
     print(f"numbers   {sum(t.numel() for t in tensors.values()):,}")

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
-import warnings
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import PreTrainedModel
 
 from . import artefact, serve
-from .backbone.probe import probe
 from .card import model_card
 from .config import ReprogramConfig
 from .data.rows import label_names
 from .data.text import TextCollator, layout_of
-from .errors import BaseModelError, ConfigError, UsageError, did_you_mean
-from .registry import method_class
+from .errors import ConfigError, UsageError, did_you_mean
 from .reprogrammed import Reprogrammed
-from .template import columns, has_answer, parse
-from .tuner import check_adapter_name
+from .template import columns, parse
+from .tuner import build_parts, check_adapter_name, parts_state
+from .wrap import config_of, resolve, watch_rates, wrap
 
 
 logger = logging.getLogger(__name__)
@@ -104,13 +99,17 @@ class ReprogramModel(PeftModel):
 
     # PEFT's verbs, where ours differ
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """`Reprogrammed.forward`: PEFT's own would keep `adapter_names` from it."""
+        return self.reprogrammed(*args, **kwargs)
+
     def add_adapter(self, adapter_name: str, peft_config: ReprogramConfig, seed: int = 0, **_: Any) -> None:
-        """Add a fresh program; it is not made active. Config words become ids now; the caller's config stays as it was."""
+        """Add a fresh program; it is not made active. The caller's config stays as it was."""
         check_adapter_name(adapter_name)
         if adapter_name in self.peft_config:
             raise ConfigError("adapter_name", f"{adapter_name!r} exists", "a new name", "delete_adapter first")
         config = resolve(peft_config, self.backbone, self.processing_class)
-        self.base_model.fill(adapter_name, config)
+        self.base_model.fill(adapter_name, config, build_parts(config, self.backbone))
         _start(self, adapter_name, seed)
 
     def load_adapter(
@@ -142,28 +141,17 @@ class ReprogramModel(PeftModel):
             self._tell_labels()
 
     def _install(self, name: str, config: ReprogramConfig, tensors: dict[str, Tensor], where: str) -> None:
-        sites = self.base_model.sites()
-        old = self.peft_config.get(name), [site.entries[name] if name in site.entries else None for site in sites]
-        try:
-            self.base_model.fill(name, config)
-            expected = self.base_model.state(name)
-            artefact.match(tensors, expected, where)
+        """Put a loaded program into the sites. Nothing of the model is touched before everything is checked."""
+        parts = build_parts(config, self.backbone)
+        artefact.fill(parts_state(parts), tensors, where)
+        old = self.peft_config.get(name)
+        if old is not None and (old.program, old.mapping) == (config.program, config.mapping):
+            # Trainer loads its best checkpoint over the program it trains: the optimiser must keep its parameters.
             with torch.no_grad():
-                for key, tensor in tensors.items():
-                    expected[key].copy_(tensor)
-        except Exception:
-            for site, entry in zip(sites, old[1], strict=True):
-                if entry is None:
-                    site.entries.pop(name) if name in site.entries else None
-                else:
-                    site.entries[name] = entry
-            self.peft_config.pop(name, None)
-            if old[0] is not None:
-                self.peft_config[name] = old[0]
-            raise
-        # Trainer loads the best checkpoint over the program it trains: the optimiser must keep its parameters.
-        if old[0] is not None:
-            _copy_into(old[1], sites, name)
+                artefact.fill(self.base_model.state(name), tensors, where)
+            self.peft_config[name] = config
+        else:
+            self.base_model.fill(name, config, parts)
 
     def _trains(self) -> bool:
         return any(p.requires_grad for site in self.base_model.sites() for p in site.parameters())
@@ -374,72 +362,6 @@ def get_reprogram_model(
     return made
 
 
-def wrap(base: PreTrainedModel) -> Reprogrammed:
-    """A base, frozen and proved, with empty sites."""
-    if isinstance(base, PeftModel) or isinstance(base, Reprogrammed):
-        raise BaseModelError(
-            "model",
-            f"is a {type(base).__name__}",
-            "a bare transformers model",
-            "add_adapter puts a second program on a model that has one",
-        )
-    if not isinstance(base, PreTrainedModel):
-        raise BaseModelError("model", f"{base!r} is a {type(base).__name__}"[:120], "a transformers PreTrainedModel")
-    wrapped = Reprogrammed(base)
-    try:
-        probe(wrapped.backbone)
-    except Exception:
-        wrapped.backbone.restore()
-        raise
-    return wrapped
-
-
-def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> ReprogramConfig:
-    """A copy of the config with what base and processor fill in."""
-    if not isinstance(config, ReprogramConfig):
-        raise ConfigError("config", f"{config!r} is a {type(config).__name__}"[:120], "a ReprogramConfig")
-    config = copy.deepcopy(config)
-    config.validate()
-    config.mapping.resolve(processor, config.labels)
-    _check_answer(config, backbone, processor)
-    config.base_model_name_or_path = backbone.base.config._name_or_path or None
-    config.base_auto_class = backbone.auto_class
-    config.embedding_rms = backbone.rms()
-    config.fingerprint = artefact.identity(backbone.base, processor)
-    return config
-
-
-def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> None:
-    """The template has an answer slot where the mapping reads one, at a place where this base can answer."""
-    template = config.layout() or "{text}"
-    where = f"{type(config.programs[0]).__name__}.template"
-    pieces = parse(template, where)
-    mapping = method_class("mapping", config.mapping.type)(
-        config.mapping, backbone, config.labels, config.problem_type
-    )
-    reading = mapping.reading()
-    needs = reading.kind == "rows" or (reading.kind == "state" and reading.pool in ("answer", "head"))
-    if needs and not has_answer(pieces):
-        raise ConfigError(
-            where,
-            f"no {{answer}} in {template!r}",
-            f"one answer slot, which the {config.mapping.type} reads",
-            f'try "{template} It was{{answer}}"',
-        )
-    answer = backbone.facts.answer
-    if has_answer(pieces) and answer == "last" and str(pieces[-1]) != "answer":
-        raise ConfigError(
-            where,
-            f"{{answer}} is not last in {template!r}",
-            "a causal model answers at the end",
-            "move {answer} to the end",
-        )
-    if has_answer(pieces) and answer == "mask" and processor is not None and processor.mask_token_id is None:
-        raise ConfigError(
-            where, "{answer} needs a mask token, and the tokenizer has none", "a tokenizer with mask_token"
-        )
-
-
 def _start(model: ReprogramModel, name: str, seed: int) -> None:
     """Parameters from the base's own statistics; maps that need no rows of the user are estimated."""
     generator = torch.Generator().manual_seed(seed)
@@ -452,52 +374,3 @@ def _start(model: ReprogramModel, name: str, seed: int) -> None:
         model.set_adapter(name)
         model.fit_mapping()
         model.set_adapter(active)
-
-
-def config_of(sealed: dict[str, Any], where: Any) -> ReprogramConfig:
-    """The config of a loaded artefact."""
-    try:
-        return ReprogramConfig.from_dict(sealed)
-    except (ConfigError, TypeError, ValueError) as error:
-        raise artefact.ArtefactError(str(where), f"its config is not ours ({error})") from error
-
-
-def _copy_into(old: list[nn.Module], sites: Sequence[Any], name: str) -> None:
-    """Put the new values into the old entries where these have the same shape of state, and keep the old objects."""
-    for entry, site in zip(old, sites, strict=True):
-        new = site.entries[name]
-        same = {k: v.shape for k, v in entry.state_dict().items()} == {k: v.shape for k, v in new.state_dict().items()}
-        if same and [type(m) for m in entry.modules()] == [type(m) for m in new.modules()]:
-            entry.load_state_dict(new.state_dict())
-            site.entries[name] = entry
-
-
-LOWEST_RATE = 1e-4
-
-
-def watch_rates(model: ReprogramModel) -> None:
-    """Warn once, at the first optimiser step that moves a program of `model`, where the rate cannot teach it (U§1).
-
-    A plain Trainer tells nobody its rate; the optimiser's own hook does.
-    """
-    reference = weakref.ref(model)
-
-    def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        watched = reference()
-        if watched is None:
-            handle.remove()
-            return
-        ours = {id(p) for p in watched.base_model.sites()[0].parameters() if p.requires_grad}
-        for group in optimizer.param_groups:
-            if any(id(p) in ours for p in group["params"]):
-                handle.remove()
-                rate = float(group.get("initial_lr", group["lr"]))
-                if rate <= LOWEST_RATE:
-                    warnings.warn(
-                        f"learning rate {rate:g} hardly moves a program: its vectors are in units of the base's embeddings. model.learning_rate is {watched.learning_rate:g}.",
-                        UserWarning,
-                        stacklevel=2,
-                    )
-                return
-
-    handle = register_optimizer_step_pre_hook(look)

@@ -17,10 +17,24 @@ from .errors import UsageError
 # What PEFT, Trainer and generation ask a model for. Nothing else is forwarded: `backbone` is an attribute of 46 model
 # families, and `hf_device_map` would make accelerate re-dispatch the base under our names (N9).
 _FORWARDED = frozenset(
-    ("device", "dtype", "generation_config", "main_input_name", "is_activation_checkpointing",
-     "can_generate", "get_input_embeddings", "get_output_embeddings", "is_quantized", "is_loaded_in_8bit", "is_loaded_in_4bit",
-     "quantization_method", "hf_quantizer", "is_parallelizable", "model_parallel")
-)  # fmt: skip
+    {
+        "can_generate",
+        "device",
+        "dtype",
+        "generation_config",
+        "get_input_embeddings",
+        "get_output_embeddings",
+        "hf_quantizer",
+        "is_activation_checkpointing",
+        "is_loaded_in_4bit",
+        "is_loaded_in_8bit",
+        "is_parallelizable",
+        "is_quantized",
+        "main_input_name",
+        "model_parallel",
+        "quantization_method",
+    }
+)
 
 
 class Reprogrammed(nn.Module):

@@ -51,7 +51,7 @@ def _asleep(model: Any) -> Iterator[None]:
 def batches(
     model: Any, made: Sequence[Any], batch_size: int = 32, progress: bool | None = None
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
-    """(indices of rows, columns on the base's device) of laid out rows, longest first: an eighth of the padding (P§C)."""
+    """(indices of rows, columns on the base's device) of laid out rows, longest first: little padding (P§C)."""
     collator, device = model.collator(), model.backbone.device
     order = sorted(range(len(made)), key=lambda i: -len(made[i].ids))
     show = len(made) >= 200 if progress is None else progress
@@ -144,7 +144,8 @@ class Explanation(dict):
             )
         if self["slots"]:
             lines.append(
-                f"  (distances in lengths of an average token; 95 in 100 tokens have a neighbour within {self['slots'][0]['usual']:.2f})"
+                "  (distances in lengths of an average token; 95 in 100 tokens have a neighbour within "
+                f"{self['slots'][0]['usual']:.2f})"
             )
         for key, value in self["mapping"].items():
             lines.append(f"  {key}: {value}")

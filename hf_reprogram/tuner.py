@@ -1,7 +1,7 @@
 """The joint with PEFT: registration, the two sites where programs and mappings sit, and the tuner that fills them.
 
 This is the only file that touches PEFT's inside (E§1, N1). PEFT wraps `Reprogrammed`, which has two placeholder
-modules; the tuner replaces these by layers that keep one entry per adapter. The base's own module tree is never touched.
+modules; the tuner replaces these by layers that keep one entry per adapter. The base's own module tree stays as it is.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check_adapter_name(name: Any) -> str:
 
 
 class _Site(nn.Module, BaseTunerLayer):
-    """A layer that keeps one entry per adapter. Entries are float32 on the base's device, whatever `.to()` says (N5)."""
+    """A layer with one entry per adapter. Entries are float32 on the base's device, whatever `.to()` says (N5)."""
 
     def __init__(self, placeholder: nn.Module, entries: str) -> None:
         super().__init__()
@@ -200,8 +200,8 @@ class ReprogramTuner(BaseTuner):
         if not isinstance(target, _Site):
             target = (ProgramLayer if target_name == "program" else MappingLayer)(target)
             setattr(parent, target_name, target)
-        entry = (build_chain if target_name == "program" else build_mapping)(peft_config, parent.backbone)
-        place(target, adapter_name, entry, parent.backbone)
+        program, mapping = build_parts(peft_config, parent.backbone)
+        place(target, adapter_name, program if target_name == "program" else mapping, parent.backbone)
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
@@ -212,10 +212,10 @@ class ReprogramTuner(BaseTuner):
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         yield  # rows' adapters travel in the batch, not in hooks
 
-    def fill(self, adapter_name: str, config: ReprogramConfig) -> None:
+    def fill(self, adapter_name: str, config: ReprogramConfig, parts: tuple[nn.ModuleList, nn.Module]) -> None:
         """Add an adapter by filling the two sites, without PEFT's walks through the whole tree (15 ms: N36)."""
-        place(self.model.program, adapter_name, build_chain(config, self.model.backbone), self.model.backbone)
-        place(self.model.mapping, adapter_name, build_mapping(config, self.model.backbone), self.model.backbone)
+        for site, part in zip(self.sites(), parts, strict=True):
+            place(site, adapter_name, part, self.model.backbone)
         self.peft_config[adapter_name] = config
 
     def sites(self) -> tuple[ProgramLayer, MappingLayer]:
@@ -224,9 +224,7 @@ class ReprogramTuner(BaseTuner):
 
     def state(self, adapter_name: str) -> dict[str, Tensor]:
         """Everything that is saved of an adapter: `program.0.slots`, `mapping.offset`, ..."""
-        program, mapping = self.sites()
-        found = {f"program.{k}": v for k, v in program.entries[adapter_name].state_dict().items()}
-        return found | {f"mapping.{k}": v for k, v in mapping.entries[adapter_name].state_dict().items()}
+        return parts_state(tuple(site.entries[adapter_name] for site in self.sites()))
 
 
 def strip_name(key: str, adapter_name: str) -> str:
@@ -247,16 +245,18 @@ def place(site: _Site, name: str, entry: nn.Module, backbone: Any) -> None:
         entry.requires_grad_(False)
 
 
-def build_chain(config: ReprogramConfig, backbone: Any) -> nn.ModuleList:
-    """The programs of a config, with undefined parameters."""
+def build_parts(config: ReprogramConfig, backbone: Any) -> tuple[nn.ModuleList, nn.Module]:
+    """The programs of a config and its mapping, their parameters not started yet."""
     made = [method_class("program", p.type)(p, backbone, config.embedding_rms) for p in config.programs]
-    return nn.ModuleList(made)
-
-
-def build_mapping(config: ReprogramConfig, backbone: Any) -> nn.Module:
-    """The mapping of a config, with undefined parameters."""
     options = config.mapping
-    return method_class("mapping", options.type)(options, backbone, config.labels, config.problem_type)
+    mapping = method_class("mapping", options.type)(options, backbone, config.labels, config.problem_type)
+    return nn.ModuleList(made), mapping
+
+
+def parts_state(parts: tuple[nn.Module, ...]) -> dict[str, Tensor]:
+    """Named tensors of programs and mapping, as they are saved."""
+    named = zip(("program", "mapping"), parts, strict=True)
+    return {f"{site}.{key}": tensor for site, part in named for key, tensor in part.state_dict().items()}
 
 
 def register() -> None:

@@ -61,7 +61,7 @@ class Head:
         Label rows and their product are float32 whatever the base's dtype: they are few, and the loss stands on them.
         """
         output = self.output
-        # Anything but a bare Linear (quantised, adapted, hooked) keeps its own way to the logits; columns are taken after.
+        # Anything but a bare Linear (quantised, adapted, hooked) keeps its own way to the logits; columns come after.
         if type(output) is not nn.Linear or output._forward_hooks or output._forward_pre_hooks:
             full = output(state.to(output.weight.dtype) if output.weight.is_floating_point() else state).float()
             if self.family.logits_bias:

@@ -48,7 +48,8 @@ def probe(backbone: TextBackbone) -> dict[str, float]:
         shown = ", ".join(f"{name} {gap:.2g}" for name, gap in seen.items())
         raise BaseModelError(
             "model",
-            f"{type(backbone.base).__name__} does not compute what its family's row in FAMILIES says: relative differences {shown}",
+            f"{type(backbone.base).__name__} does not compute what its family's row in FAMILIES says: "
+            f"relative differences {shown}",
             f"at most {allowed:g}",
         )
     return seen

@@ -23,7 +23,7 @@ class Layout:
 
 @dataclass
 class LaidOut:
-    """One row before padding: token ids, slot numbers (-1 elsewhere), the answer's position, the program, the label id."""
+    """One row before padding: token ids, slot numbers (-1 elsewhere), the answer's position, program, label id."""
 
     adapter: str | None
     ids: list[int] = field(default_factory=list)

@@ -35,7 +35,7 @@ class LinearConfig(MappingOptions):
     )
     words: list[str] = option([], "Words whose logits are mapped, where on='rows'.")
     solver: str = option("ridge", "How the map is found.", choices=("ridge", "logistic", "gradient"))
-    start: str = option("zero", "Where the gradient solver starts.", choices=("zero", "ridge"))
+    start: str = option("random", "Where the gradient solver starts.", choices=("random", "ridge"))
     inverse_penalty: float = option(0.1, "C of the logistic solver, on standardised features.", low=1e-6, high=1e6)
     ids: list[int] | None = option(None, "Filled in: token ids of `words`.")
 
@@ -65,7 +65,7 @@ class Linear(Mapping):
     - `ridge` (default): least squares on one-hot labels in closed form, the penalty chosen by exact leave-one-out
       error on the grid 10^j tr(Z'Z) / min(N, K), j = -4 ... 3, Z centred (scikit-learn's RidgeCV, float64).
     - `logistic`: L2 logistic regression on standardised features; the standardisation is folded into the map.
-    - `gradient`: trained with the program, from zero or from the ridge solution.
+    - `gradient`: trained with the program, from small random numbers or from the ridge solution.
 
     The first two are estimated once, by `fit_mapping(rows)` or at the start of training.
 
@@ -87,9 +87,16 @@ class Linear(Mapping):
             self.register_buffer("matrix", matrix)
             self.register_buffer("bias", bias)
 
+    @torch.no_grad()
+    def initialise(self, backbone: Any, generator: torch.Generator) -> None:
+        if self.options.solver == "gradient":
+            # Not zero: through a zero matrix no gradient would reach the program.
+            bound = self.matrix.shape[1] ** -0.5
+            self.matrix.copy_((torch.rand(self.matrix.shape, generator=generator) * 2 - 1) * bound)
+
     @property
     def estimated(self) -> str:
-        return "never" if self.options.solver == "gradient" and self.options.start == "zero" else "once"
+        return "never" if self.options.solver == "gradient" and self.options.start == "random" else "once"
 
     @property
     def fit_needs_labels(self) -> bool:
@@ -150,7 +157,7 @@ def ridge(z: Any, y: Any, classes: int, penalties: list[float] | None = None) ->
 
 
 def logistic(z: Any, y: Any, inverse_penalty: float) -> tuple[Any, Any]:
-    """L2 logistic regression on standardised features, as a map of the raw ones: matrix (classes, K), bias (classes,)."""
+    """L2 logistic regression on standardised features, as a map of the raw ones: (classes, K) and (classes,)."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 

@@ -32,8 +32,8 @@ would look the same. Expected a column such as {text}
     template: str = option("{prompt:10} {text}{answer}", "Where slots, columns, words and the answer stand.")
     init: str = option(
         "auto",
-        "Start of the vectors: words (the embeddings of `init_text`), vocab (sampled rows of the table), mask (the mask "
-        "token), normal (mean and deviation of the table); auto is words where `init_text` is given, else vocab.",
+        "Start of the vectors: words (the embeddings of `init_text`), vocab (sampled rows of the table), mask (the "
+        "mask token), normal (mean and deviation of the table); auto is words where `init_text` is given, else vocab.",
         choices=("auto", "words", "vocab", "mask", "normal"),
     )
     init_text: str | list[str] | None = option(None, "Text to start from: one, or one per group of slots.")

@@ -1,0 +1,132 @@
+"""From a bare base and a config to what a model is made of: wrapped base, resolved config; and a watch on the rate."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from functools import cache
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from peft import PeftModel
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from transformers import PreTrainedModel
+
+from . import artefact
+from .backbone.probe import probe
+from .config import ReprogramConfig
+from .errors import ArtefactError, BaseModelError, ConfigError
+from .registry import method_class
+from .reprogrammed import Reprogrammed
+from .template import Answer, has_answer, parse
+
+
+def wrap(base: PreTrainedModel) -> Reprogrammed:
+    """A base, frozen and proved, with empty sites."""
+    if isinstance(base, PeftModel | Reprogrammed):
+        raise BaseModelError(
+            "model",
+            f"is a {type(base).__name__}",
+            "a bare transformers model",
+            "add_adapter puts a second program on a model that has one",
+        )
+    if not isinstance(base, PreTrainedModel):
+        raise BaseModelError("model", f"{base!r} is a {type(base).__name__}"[:120], "a transformers PreTrainedModel")
+    wrapped = Reprogrammed(base)
+    try:
+        probe(wrapped.backbone)
+    except Exception:
+        wrapped.backbone.restore()
+        raise
+    return wrapped
+
+
+def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> ReprogramConfig:
+    """A copy of the config with what base and processor fill in."""
+    if not isinstance(config, ReprogramConfig):
+        raise ConfigError("config", f"{config!r} is a {type(config).__name__}"[:120], "a ReprogramConfig")
+    config = copy.deepcopy(config)
+    config.validate()
+    config.mapping.resolve(processor, config.labels)
+    _check_answer(config, backbone, processor)
+    config.base_model_name_or_path = backbone.base.config._name_or_path or None
+    config.base_auto_class = backbone.auto_class
+    config.embedding_rms = backbone.rms()
+    config.fingerprint = artefact.identity(backbone.base, processor)
+    return config
+
+
+def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> None:
+    """The template has an answer slot where the mapping reads one, at a place where this base can answer."""
+    template = config.layout() or "{text}"
+    where = f"{type(config.programs[0]).__name__}.template"
+    pieces = parse(template, where)
+    mapping = method_class("mapping", config.mapping.type)(
+        config.mapping, backbone, config.labels, config.problem_type
+    )
+    reading = mapping.reading()
+    needs = reading.kind == "rows" or (reading.kind == "state" and reading.pool in ("answer", "head"))
+    if needs and not has_answer(pieces):
+        raise ConfigError(
+            where,
+            f"no {{answer}} in {template!r}",
+            f"one answer slot, which the {config.mapping.type} reads",
+            f'try "{template} It was{{answer}}"',
+        )
+    answer = backbone.facts.answer
+    if has_answer(pieces) and answer == "last" and not isinstance(pieces[-1], Answer):
+        raise ConfigError(
+            where,
+            f"{{answer}} is not last in {template!r}",
+            "a causal model answers at the end",
+            "move {answer} to the end",
+        )
+    if has_answer(pieces) and answer == "mask" and processor is not None and processor.mask_token_id is None:
+        raise ConfigError(
+            where, "{answer} needs a mask token, and the tokenizer has none", "a tokenizer with mask_token"
+        )
+
+
+def config_of(sealed: dict[str, Any], where: Any) -> ReprogramConfig:
+    """The config of a loaded artefact."""
+    try:
+        return ReprogramConfig.from_dict(sealed)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise ArtefactError(str(where), f"its config is not ours ({error})") from error
+
+
+LOWEST_RATE = 1e-4
+_WATCHED: WeakSet = WeakSet()
+
+
+def watch_rates(model: Any) -> None:
+    """Warn once, at the first optimiser step that moves a program of `model`, where the rate cannot teach it (U§1).
+
+    A plain Trainer tells nobody its rate; the optimiser's own hook does.
+    """
+    _WATCHED.add(model)
+    _hook_optimisers()
+
+
+@cache
+def _hook_optimisers() -> None:
+    """One hook for all models: a hook that removed itself would change torch's table while torch walks through it."""
+    register_optimizer_step_pre_hook(lambda optimizer, *_: _look(optimizer))
+
+
+def _look(optimizer: torch.optim.Optimizer) -> None:
+    for model in list(_WATCHED):
+        ours = {id(p) for p in model.base_model.sites()[0].parameters() if p.requires_grad}
+        group = next((g for g in optimizer.param_groups if any(id(p) in ours for p in g["params"])), None)
+        if group is None:
+            continue
+        _WATCHED.discard(model)
+        rate = float(group.get("initial_lr", group["lr"]))
+        if rate <= LOWEST_RATE:
+            warnings.warn(
+                f"learning rate {rate:g} hardly moves a program: its vectors are in units of the base's embeddings. "
+                f"model.learning_rate is {model.learning_rate:g}.",
+                UserWarning,
+                stacklevel=2,
+            )

@@ -1,0 +1,46 @@
+"""What every test shares: no Hub, one thread, real assets where they are."""
+
+from __future__ import annotations
+
+import os
+
+
+# Set before anything imports huggingface_hub, which reads them at import.
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+torch.set_num_threads(1)
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real models beside the checkout; tests that want it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not there")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M, fetched by the Makefile."""
+    return _asset("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of MiniLM-L6, fetched by the Makefile."""
+    return _asset("minilm-l6")
+
+
+def _asset(name: str) -> Path:
+    import fetch_models
+
+    if not fetch_models.is_ready(name):
+        pytest.skip(f"{name} is not in {fetch_models.cache_dir()}: run scripts/fetch_models.py {name}")
+    return fetch_models.asset_path(name)

@@ -1,0 +1,22 @@
+"""Every program and every mapping, on every family, through every check of `hf_reprogram.testing`."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_reprogram.registry import method_class, names
+from hf_reprogram.testing import CHECKS, FAMILIES, mapping_config, program_config
+
+
+CASES = [("program", name) for name in names("program")] + [("mapping", name) for name in names("mapping")]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(("kind", "name"), CASES, ids=["-".join(case) for case in CASES])
+def test_contract(kind: str, name: str, check: str, family: str, request: pytest.FixtureRequest) -> None:
+    reason = method_class(kind, name).xfail.get(check)
+    if reason:
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    config = program_config(name) if kind == "program" else mapping_config(name)
+    CHECKS[check](config, family)
