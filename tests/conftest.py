@@ -38,6 +38,12 @@ def minilm() -> Path:
     return _asset("minilm-l6")
 
 
+@pytest.fixture(scope="session")
+def mistral_tokenizer() -> Path:
+    """The folder of Mistral's SentencePiece tokenizer, fetched by the Makefile."""
+    return _asset("mistral-tokenizer")
+
+
 def _asset(name: str) -> Path:
     import fetch_models
 

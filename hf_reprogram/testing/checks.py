@@ -1,0 +1,210 @@
+"""The checks: each holds for every program and every mapping on every family."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..artefact import CONFIG_FILE, WEIGHTS_FILE
+from ..auto import AutoReprogramModel
+from ..batch import Reading
+from ..config import ReprogramConfig
+from ..model import get_reprogram_model
+from ..registry import method_class
+from .helpers import ROWS, build, close, fit, flags, logits_of, loss_of, pad_more, state_hash, train_step
+from .models import tiny
+
+
+VERBALIZER = {"type": "verbalizer", "words": {"negative": [" bad", " poor"], "positive": [" good"]}}
+
+
+def base_is_untouched(config: ReprogramConfig, family: str) -> None:
+    """Base state, module tree, hooks and flags are as found after train, save, load, delete and unload."""
+    base, tokenizer = tiny(family)
+    found, numbers = flags(base), state_hash(base)
+    model = get_reprogram_model(base, config, processing_class=tokenizer)
+    fit(model)
+    assert not any(p.requires_grad for p in base.parameters()), "a parameter of the base requires grad"
+    train_step(model)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        model.load_adapter(folder, "other")
+    model.set_adapter("other")
+    model.delete_adapter("default")
+    assert state_hash(base) == numbers, "the base's numbers changed"
+    assert [m[:2] + m[3:] for m in flags(base)[0]] == [m[:2] + m[3:] for m in found[0]], "module tree or hooks changed"
+    assert model.unload() is base
+    assert flags(base) == found, "unload left flags changed"
+
+
+def gradient_reaches_all(config: ReprogramConfig, family: str) -> None:
+    """The first step moves every trainable parameter, and nothing else."""
+    model = build(config, family)
+    model.train()
+    assert not any(m.training for m in model.backbone.base.modules()), "the base woke up"
+    if not any(p.requires_grad for p in model.parameters()):
+        return
+    loss_of(model, ROWS).backward()
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            assert p.grad is not None and p.grad.abs().sum() > 0, f"no gradient reaches {name}"
+        else:
+            assert p.grad is None, f"gradient at the frozen {name}"
+
+
+def disabled_is_the_base(config: ReprogramConfig, family: str) -> None:
+    """`disable_adapter()` gives the base's own output on rows without slots; so does a fresh zero-effect program."""
+    model = build(config, family)
+    with model.disable_adapter(), torch.no_grad():
+        columns = model.collator(disabled=True)([{**row, "label": None} for row in ROWS])
+        ours = model(**columns).logits
+    base, ids, mask = model.backbone.base, columns["input_ids"], columns["attention_mask"]
+    prefix = torch.tensor(model.backbone.decoder_prefix).expand(len(ids), -1)
+    extra = {"decoder_input_ids": prefix} if model.backbone.kind == "seq2seq" else {}
+    with torch.no_grad():
+        own = base(input_ids=ids, attention_mask=mask, **extra).logits
+    real = torch.ones_like(own[..., :1]) if extra else mask.unsqueeze(-1)
+    close(ours * real, own * real, 1e-5, "disabled against the base")
+    if all(method_class("program", p.type).zero_effect_at_start for p in config.programs):
+        with torch.no_grad():
+            batch = model.reprogrammed.program(model.reprogrammed.batch(**columns), model.backbone)
+            fresh = model.backbone.base_output(batch).logits
+        close(fresh * real, own * real, 1e-6, "zero effect at start")
+
+
+def padding_changes_nothing(config: ReprogramConfig, family: str) -> None:
+    """Padding side and amount, batch mates and row order change no score."""
+    if config.mapping.type == "none":
+        return
+    model = build(config, family)
+    together = logits_of(model, ROWS)
+    alone = torch.cat([logits_of(model, [row]) for row in ROWS])
+    close(together, alone, 1e-5, "a row beside others against alone")
+    close(logits_of(model, ROWS[::-1]).flip(0), together, 1e-5, "row order")
+    columns = model.collator()([{**row, "label": None} for row in ROWS])
+    for side in model.backbone.family.sides:
+        with torch.no_grad():
+            moved = model(**pad_more(columns, 3, side, model.backbone.kind)).logits
+        close(moved, together, 1e-5, f"three more positions of padding on the {side}")
+    close(model.score(ROWS, batch_size=2), together, 1e-5, "sorted batches of two")
+
+
+def mixed_rows_equal_separate(config: ReprogramConfig, family: str) -> None:
+    """Rows of different programs in one pass give what separate passes give."""
+    if config.mapping.type == "none":
+        return
+    model = build(config, family)
+    other = ReprogramConfig(
+        program={"type": "prompt", "template": "{prompt:4} {text} so{answer}"},
+        mapping={"type": "verbalizer", "words": {"a": [" like"], "b": [" love"], "c": [" hate"]}},
+    )
+    plain = ReprogramConfig(program={"type": "none", "template": "{text} is{answer}"}, mapping=VERBALIZER)
+    model.add_adapter("other", other, seed=1)
+    model.add_adapter("plain", plain)
+    names = ["default", "other", "plain"] * 2
+    mixed = logits_of(model, [{**row, "adapter": name} for row, name in zip(ROWS, names, strict=True)])
+    for i, (row, name) in enumerate(zip(ROWS, names, strict=True)):
+        model.set_adapter(name)
+        alone = logits_of(model, [row])[0]
+        close(mixed[i, : len(alone)], alone, 1e-5, f"row {i} of program {name}")
+        assert torch.isneginf(mixed[i, len(alone) :]).all(), "classes that a row does not have are not -inf"
+
+
+def saves_and_loads(config: ReprogramConfig, family: str) -> None:
+    """Loaded under another name on a fresh base: scores bit-equal; a second save byte-identical; small files."""
+    model = build(config, family)
+    train_step(model)
+    expected = logits_of(model, ROWS)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        base, tokenizer = tiny(family)
+        again = AutoReprogramModel.from_pretrained(folder, base, tokenizer, adapter_name="another")
+        assert torch.equal(logits_of(again, ROWS), expected), "scores after loading differ"
+        second = Path(folder) / "second"
+        again.save_pretrained(second)
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            assert (second / name).read_bytes() == (Path(folder) / name).read_bytes(), f"second save: {name} differs"
+        size = sum((second / name).stat().st_size for name in (WEIGHTS_FILE, CONFIG_FILE))
+    numbers = sum(t.numel() for t in model.base_model.state("default").values())
+    assert size <= 4 * numbers + 8192, f"{size} bytes for {numbers} numbers"
+
+
+def sliced_equals_full(config: ReprogramConfig, family: str) -> None:
+    """Label rows computed alone are those of the full logits."""
+    model = build(config, family)
+    columns = model.collator()([{**row, "label": None} for row in ROWS])
+    if "answer_index" not in columns:
+        return
+    ids = tuple(range(0, model.backbone.head.size, 7))
+    some = model.reprogrammed.readout(columns, Reading("rows", ids=ids))
+    full = model.reprogrammed.readout(columns, Reading("rows"))
+    close(some, full[:, list(ids)], 1e-5, "sliced against full logits")
+
+
+def accumulation_changes_nothing(config: ReprogramConfig, family: str) -> None:
+    """Gradients of two accumulated half-batches are those of one batch."""
+    if config.mapping.type == "none":
+        return
+    model = build(config, family)
+    if not any(p.requires_grad for p in model.parameters()):
+        return
+    count = torch.tensor(len(ROWS))
+    loss_of(model, ROWS, count).backward()
+    whole = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    for half in (ROWS[:2], ROWS[2:]):
+        loss_of(model, half, count).backward()
+    for name, p in model.named_parameters():
+        if name in whole:
+            close(p.grad, whole[name], 1e-5, f"accumulated gradient of {name}")
+
+
+def starts_from_its_seed(config: ReprogramConfig, family: str) -> None:
+    """The same seed gives the same program, whatever the global generator does."""
+    states = []
+    for noise in (1, 2):
+        base, tokenizer = tiny(family)
+        torch.manual_seed(noise)
+        states.append(get_reprogram_model(base, config, tokenizer, seed=5).base_model.state("default"))
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), f"{name} depends on the global generator"
+
+
+def config_survives_json(config: ReprogramConfig, family: str) -> None:
+    """Config -> JSON -> config is the identity, resolved or not; the caller's config stays as it was."""
+    before = copy.deepcopy(config)
+    model = build(config, family)
+    assert config == before, "the caller's config changed"
+    for each in (config, model.peft_config["default"]):
+        assert ReprogramConfig.from_dict(each.to_dict()) == each, "config -> JSON -> config differs"
+
+
+def float32_whatever_the_cast(config: ReprogramConfig, family: str) -> None:
+    """`.to(bfloat16)` casts the base and leaves the program's parameters float32; a bf16 base gives finite scores."""
+    model = build(config, family).to(torch.bfloat16)
+    assert model.backbone.dtype == torch.bfloat16
+    for name, tensor in model.base_model.state("default").items():
+        assert not tensor.is_floating_point() or tensor.dtype == torch.float32, f"{name} is {tensor.dtype}"
+    assert logits_of(model, ROWS).isfinite().all(), "scores on a bf16 base are not finite"
+
+
+CHECKS: dict[str, Callable[[ReprogramConfig, str], None]] = {
+    f.__name__: f
+    for f in (
+        base_is_untouched,
+        gradient_reaches_all,
+        disabled_is_the_base,
+        padding_changes_nothing,
+        mixed_rows_equal_separate,
+        saves_and_loads,
+        sliced_equals_full,
+        accumulation_changes_nothing,
+        starts_from_its_seed,
+        config_survives_json,
+        float32_whatever_the_cast,
+    )
+}

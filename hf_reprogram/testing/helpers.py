@@ -1,0 +1,102 @@
+"""What the checks share: rows, a built model, one step, scores of one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import ReprogramConfig
+from ..model import ReprogramModel, get_reprogram_model
+from .models import tiny
+
+
+LABELS = ["negative", "positive"]
+ROWS = [
+    {"text": "this film was so good", "label": "positive"},
+    {"text": "my phone broke", "label": "negative"},
+    {"text": "i love this book and would buy it again", "label": "positive"},
+    {"text": "terrible", "label": "negative"},
+    {"text": "it works fine but i like that", "label": "positive"},
+    {"text": "never again this was a bad day", "label": "negative"},
+]
+
+
+def build(config: ReprogramConfig, family: str) -> ReprogramModel:
+    """A model of a tiny base with the config on it, its mapping fitted where it needs that."""
+    base, tokenizer = tiny(family)
+    model = get_reprogram_model(base, config, processing_class=tokenizer)
+    if model.active_mapping().needs_fit:
+        model.fit_mapping(ROWS)
+    return model
+
+
+def state_hash(module: torch.nn.Module) -> int:
+    """A number that changes with any byte of a module's state."""
+    return hash(tuple((k, v.numpy().tobytes()) for k, v in module.state_dict().items()))
+
+
+def flags(base: torch.nn.Module) -> list[Any]:
+    """What a base shows of itself besides its numbers: module tree, hooks, gradient and training flags."""
+    tree = [(name, type(m).__name__, m.training, len(m._forward_hooks)) for name, m in base.named_modules()]
+    return [tree, [(name, p.requires_grad) for name, p in base.named_parameters()]]
+
+
+def logits_of(model: ReprogramModel, rows: list[dict[str, Any]]) -> Tensor:
+    """Logits of some rows in one pass, in their order, no sorting."""
+    collator = model.collator()
+    with torch.no_grad():
+        return model(**collator.stack(collator.lay_out(rows, labelled=False))).logits
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    a, b = a.nan_to_num(neginf=-1e4), b.nan_to_num(neginf=-1e4)
+    return (a - b).abs().max().item()
+
+
+def close(a: Tensor, b: Tensor, limit: float, what: str) -> None:
+    gap = _gap(a, b) if a.shape == b.shape else float("nan")
+    assert gap <= limit, (
+        f"{what}: difference {gap:.3g} of shapes {tuple(a.shape)}, {tuple(b.shape)}; allowed {limit:g}"
+    )
+
+
+def fit(model: ReprogramModel) -> None:
+    if model.active_mapping().needs_fit:
+        model.fit_mapping(ROWS)
+
+
+def loss_of(model: ReprogramModel, rows: list[dict[str, Any]], num_items: Tensor | None = None) -> Tensor:
+    if model.active_mapping().options.type == "none":
+        columns = model.collator()([{**row, "label": None} for row in rows])
+        logits = model(**columns).logits
+        # No mapping means no target: any smooth function of all outputs shows whether gradients flow.
+        return logits.float().square().mean()
+    return model(**model.collator()(rows), num_items_in_batch=num_items).loss
+
+
+def train_step(model: ReprogramModel) -> None:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if parameters:
+        optimizer = torch.optim.SGD(parameters, lr=0.5)
+        model.train()
+        loss_of(model, ROWS).backward()
+        optimizer.step()
+        model.zero_grad()
+        model.eval()
+
+
+def pad_more(columns: dict[str, Tensor], n: int, side: str, kind: str) -> dict[str, Tensor]:
+    """The same rows with n more positions of padding in the whole batch, all padding on one side."""
+    width = columns["input_ids"].shape[1] + n
+    answers = columns["answer_index"].clone() if "answer_index" in columns else None
+    made = {k: torch.full((len(v), width), -1 if k == "slot_index" else 0) for k, v in columns.items() if v.ndim == 2}
+    for i, mask in enumerate(columns["attention_mask"].bool()):
+        length = int(mask.sum())
+        start = width - length if side == "left" else 0
+        for key, tensor in made.items():
+            tensor[i, start : start + length] = columns[key][i][mask]
+        if answers is not None and kind != "seq2seq":
+            answers[i] += start - int(mask.int().argmax())
+    return made if answers is None else made | {"answer_index": answers}

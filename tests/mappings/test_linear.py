@@ -1,0 +1,108 @@
+"""The linear mapping's estimators by hand (M§A.9, A.10; fixture F1)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hf_reprogram.config import ReprogramConfig
+from hf_reprogram.errors import DataError
+from hf_reprogram.mappings.linear import LinearConfig, logistic, ridge
+from hf_reprogram.model import get_reprogram_model
+from hf_reprogram.testing import FAMILIES, LABELS, ROWS, logits_of, tiny
+
+
+Z = np.array(
+    [
+        [3, 1, 0, 0, 0], [2, 0, 1, 0, 0], [3, 2, 0, 0, 0], [0, 2, 1, 0, 0], [2, 1, 0, 0, 0],
+        [1, 3, 0, 0, 0], [0, 3, 1, 0, 0], [1, 0, 0, 2, 0], [2, 0, 1, 0, 0], [0, 0, 0, 3, 1],
+    ],
+    dtype=float,
+)  # fmt: skip
+Y = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+
+
+@pytest.mark.parametrize(("penalty", "error"), [(0.1, 0.344422), (1.0, 0.280133), (10.0, 0.227910)])
+def test_leave_one_out_error(penalty: float, error: float) -> None:
+    assert ridge(Z, Y, 3, [penalty])[3] == pytest.approx(error, abs=1e-6)
+
+
+def test_leave_one_out_error_is_what_refitting_without_each_row_gives() -> None:
+    target = np.eye(3)[Y]
+    errors = []
+    for i in range(len(Z)):
+        keep = np.arange(len(Z)) != i
+        z, t = Z[keep] - Z[keep].mean(0), target[keep] - target[keep].mean(0)
+        b = np.linalg.solve(z.T @ z + np.eye(5), z.T @ t)
+        errors.append((target[i] - (Z[i] - Z[keep].mean(0)) @ b - target[keep].mean(0)) ** 2)
+    assert ridge(Z, Y, 3, [1.0])[3] == pytest.approx(np.mean(errors), abs=1e-12)
+
+
+def test_solution() -> None:
+    matrix, bias, _, _ = ridge(Z, Y, 3, [1.0])
+    assert matrix[:, 0].tolist() == pytest.approx([0.1919, -0.1484, -0.0435], abs=1e-4)
+    assert bias.tolist() == pytest.approx([0.0463, 0.5116, 0.4422], abs=1e-4)
+    assert ((Z @ matrix.T + bias).argmax(1) == Y).mean() == pytest.approx(0.7)
+
+
+def test_the_penalty_with_the_least_error_is_chosen_from_the_grid() -> None:
+    scale = np.square(Z - Z.mean(0)).sum() / 5
+    errors = {10.0**j * scale: ridge(Z, Y, 3, [10.0**j * scale])[3] for j in range(-4, 4)}
+    assert ridge(Z, Y, 3)[2] == pytest.approx(min(errors, key=errors.get))
+
+
+def test_two_rows_get_a_fixed_penalty() -> None:
+    matrix, bias, _, _ = ridge(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([0, 1]), 2)
+    assert np.isfinite(matrix).all() and np.isfinite(bias).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_logistic_folds_the_standardisation_in(classes: int) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    y = np.minimum(Y, classes - 1)
+    matrix, bias = logistic(Z, y, 0.5)
+    scaled = StandardScaler().fit_transform(Z)
+    expected = LogisticRegression(C=0.5, max_iter=2000).fit(scaled, y).predict_proba(scaled)
+    ours = torch.softmax(torch.from_numpy(Z @ matrix.T + bias), 1).numpy()
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"on": "state", "pool": "mean"},
+        {"on": "state", "pool": "first"},
+        {"on": "state", "pool": "answer", "solver": "logistic"},
+        {"on": "rows", "words": [" good", " bad", " fine"]},
+        {"on": "source"},
+        {"on": "state", "solver": "gradient", "start": "ridge"},
+    ],
+    ids=lambda o: "-".join(str(v) for v in o.values()),
+)
+def test_every_reading_fits_what_it_can_fit(options: dict, family: str) -> None:
+    base, tokenizer = tiny(family)
+    config = ReprogramConfig(
+        program={"type": "none", "template": "{text} so{answer}"}, mapping=LinearConfig(**options), labels=LABELS
+    )
+    model = get_reprogram_model(base, config, tokenizer)
+    model.fit_mapping(ROWS)
+    logits = logits_of(model, ROWS)
+    columns = model.collator()([{**row, "label": None} for row in ROWS])
+    z = model.reprogrammed.readout(columns, model.active_mapping().reading()).double().numpy()
+    y = np.array([LABELS.index(row["label"]) for row in ROWS])
+    matrix, bias = logistic(z, y, 0.1) if options.get("solver") == "logistic" else ridge(z, y, 2)[:2]
+    torch.testing.assert_close(logits.double(), torch.from_numpy(z @ matrix.T + bias), atol=1e-4, rtol=1e-4)
+
+
+def test_a_label_without_rows_is_an_error() -> None:
+    base, tokenizer = tiny("llama")
+    config = ReprogramConfig(
+        program={"type": "none", "template": "{text}{answer}"}, mapping="linear", labels=[*LABELS, "mixed"]
+    )
+    model = get_reprogram_model(base, config, tokenizer)
+    with pytest.raises(DataError, match="no row of \\['mixed'\\]"):
+        model.fit_mapping(ROWS)

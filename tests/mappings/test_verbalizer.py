@@ -1,0 +1,120 @@
+"""The verbalizer's formulas by hand (M§A.14)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from hf_reprogram.batch import Readout
+from hf_reprogram.config import ReprogramConfig
+from hf_reprogram.errors import ConfigError, UsageError
+from hf_reprogram.mappings.verbalizer import Verbalizer, VerbalizerConfig
+from hf_reprogram.model import get_reprogram_model
+from hf_reprogram.testing import ROWS, logits_of, tiny
+
+
+class _Backbone:
+    """Only the shapes that a mapping asks for."""
+
+    class head:
+        size, width = 6, 4
+
+
+def _verbalizer(**options: object) -> Verbalizer:
+    config = VerbalizerConfig(words={"a": ["x", "y"], "b": ["z"]}, ids={"a": [0, 1], "b": [2]}, **options)
+    return Verbalizer(config, _Backbone, ["a", "b"], "single_label_classification")
+
+
+@pytest.mark.parametrize(
+    ("reduce", "first"), [("mean", 1.5), ("max", 2.0), ("logsumexp", math.log((math.e**2 + math.e) / 2))]
+)
+def test_reductions(reduce: str, first: float) -> None:
+    scores = _verbalizer(reduce=reduce)(Readout(torch.tensor([[2.0, 1.0, 2.5]])))
+    assert scores[0].tolist() == pytest.approx([first, 2.5])
+
+
+def test_logsumexp_gives_a_class_with_more_words_no_head_start() -> None:
+    # the reference's vector: 2.3133 - log 2 = 1.6201
+    assert _verbalizer(reduce="logsumexp")(Readout(torch.tensor([[2.0, 1.0, 2.5]])))[0, 0].item() == pytest.approx(
+        1.6201, abs=1e-4
+    )
+
+
+def test_contextual_calibration() -> None:
+    """p = (.7, .3), content-free p = (.8, .2): the calibrated odds are .875 to 1.5, that is (.3684, .6316)."""
+    mapping = _verbalizer(reduce="max", calibration="contextual")
+    mapping.fit(torch.tensor([[math.log(0.8), -9.0, math.log(0.2)]]), None)
+    q = mapping(Readout(torch.tensor([[math.log(0.7), -9.0, math.log(0.3)]]))).softmax(1)
+    assert q[0].tolist() == pytest.approx([0.3684, 0.6316], abs=1e-4)
+
+
+def test_batch_calibration() -> None:
+    """p = (.9,.1), (.8,.2), (.6,.4): p^ = (.7667, .2333), scores (.160,-.847), (.043,-.154), (-.245,.539)."""
+    p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])
+    values = torch.stack([p[:, 0].log(), torch.full((3,), -9.0), p[:, 1].log()], 1)
+    mapping = _verbalizer(reduce="max", calibration="batch")
+    mapping.fit(values, None)
+    expected = torch.tensor([[0.160, -0.847], [0.043, -0.154], [-0.245, 0.539]])
+    torch.testing.assert_close(mapping(Readout(values)), expected, atol=1e-3, rtol=0)
+
+
+def test_domain_calibration_is_pmi_up_to_a_constant_per_row() -> None:
+    """(.02/.01, .03/.05): the difference of the scores is .6931 + .5108."""
+    mapping = _verbalizer(reduce="max", calibration="domain", calibration_texts=["A review."])
+    mapping.fit(torch.tensor([[math.log(0.01), -99.0, math.log(0.05)]]), None)
+    scores = mapping(Readout(torch.tensor([[math.log(0.02), -99.0, math.log(0.03)]])))[0]
+    assert (scores[0] - scores[1]).item() == pytest.approx(0.6931 + 0.5108, abs=1e-4)
+
+
+def test_trained_rows_start_at_the_label_rows() -> None:
+    base, tokenizer = tiny("bert")
+    words = {"negative": [" bad"], "positive": [" good", " great"]}
+    program = {"type": "prompt", "template": "{prompt:2} {text} it was{answer}"}
+    fixed = ReprogramConfig(program=program, mapping=VerbalizerConfig(words=words))
+    trained = ReprogramConfig(program=program, mapping=VerbalizerConfig(words=words, rows="trained"))
+    model = get_reprogram_model(base, fixed, tokenizer)
+    model.add_adapter("trained", trained)
+    before = logits_of(model, ROWS)
+    model.set_adapter("trained")
+    torch.testing.assert_close(logits_of(model, ROWS), before, atol=1e-5, rtol=0)
+    assert {n.split(".")[-1] for n, p in model.named_parameters() if p.requires_grad} == {"slots", "vectors", "bias"}
+
+
+def test_contextual_calibration_needs_no_rows_of_the_user() -> None:
+    base, tokenizer = tiny("llama")
+    mapping = VerbalizerConfig(words={"a": [" bad"], "b": [" good"]}, calibration="contextual")
+    model = get_reprogram_model(base, ReprogramConfig(program="prompt", mapping=mapping), tokenizer)
+    assert not model.active_mapping().needs_fit
+    shares = logits_of(model, [{"text": "N/A"}]).softmax(1)
+    torch.testing.assert_close(shares, torch.tensor([[0.5, 0.5]]), atol=1e-5, rtol=0)
+
+
+def test_batch_calibration_refuses_to_map_before_it_is_fitted() -> None:
+    base, tokenizer = tiny("llama")
+    mapping = VerbalizerConfig(words={"a": [" bad"], "b": [" good"]}, calibration="batch")
+    model = get_reprogram_model(base, ReprogramConfig(program="prompt", mapping=mapping), tokenizer)
+    with pytest.raises(UsageError, match="fit_mapping"):
+        logits_of(model, ROWS)
+    model.fit_mapping(ROWS)
+    assert logits_of(model, ROWS).isfinite().all()
+
+
+def test_labels_decide_the_order_not_the_words() -> None:
+    base, tokenizer = tiny("llama")
+    mapping = VerbalizerConfig(words={"a": [" bad"], "b": [" good"]})
+    scores = {}
+    for order in (["a", "b"], ["b", "a"]):
+        model = get_reprogram_model(base, ReprogramConfig(program="prompt", mapping=mapping, labels=order), tokenizer)
+        scores[order[0]] = logits_of(model, ROWS)
+        assert model.label_names() == order
+        model.unload()
+    torch.testing.assert_close(scores["a"], scores["b"].flip(1))
+
+
+def test_two_classes_with_one_word_are_refused() -> None:
+    base, tokenizer = tiny("llama")
+    mapping = VerbalizerConfig(words={"a": [" bad", " good"], "b": [" good"]})
+    with pytest.raises(ConfigError, match="which class 'a' has too"):
+        get_reprogram_model(base, ReprogramConfig(program="prompt", mapping=mapping), tokenizer)
