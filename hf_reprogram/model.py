@@ -311,12 +311,11 @@ class ReprogramModel(PeftModel):
         """
         collator = self.collator(disabled=self.reprogrammed.disabled)
         collator.pad_left()
-        columns_ = {
-            k: v.to(self.backbone.device) if isinstance(v, Tensor) else v
-            for k, v in collator(serve.as_rows(rows, self.text_column())).items()
+        made = collator.lay_out(serve.as_rows(rows, self.text_column()), labelled=False)
+        laid_out = {
+            k: v.to(self.backbone.device) if isinstance(v, Tensor) else v for k, v in collator.stack(made).items()
         }
-        columns_.pop("labels", None)
-        return self.reprogrammed.generate(columns_, **kwargs)
+        return self.reprogrammed.generate(laid_out, **kwargs)
 
     def _tell_labels(self) -> None:
         """Labels of the active program into the config that pipelines and Trainer see (not the base's own)."""

@@ -24,11 +24,12 @@ from .families import FAMILIES
 from .heads import Head
 
 
-# How a kind of model answers: where the answer slot stands, and the auto class that loads it again.
+# How a kind of model answers: where the answer slot stands, and the auto class that loads it again. Seq2seq stands
+# first: BART is listed as a masked language model too.
 _KINDS = {
+    "seq2seq": (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "decoder", "AutoModelForSeq2SeqLM"),
     "causal": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "last", "AutoModelForCausalLM"),
     "masked": (MODEL_FOR_MASKED_LM_MAPPING_NAMES, "mask", "AutoModelForMaskedLM"),
-    "seq2seq": (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "decoder", "AutoModelForSeq2SeqLM"),
 }
 
 

@@ -1,0 +1,203 @@
+"""The backbone: every family's row of data is proved, positions, generation, deepcopy, checkpointing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from hf_reprogram.backbone import probe as probe_module
+from hf_reprogram.backbone.families import FAMILIES as ROWS_OF_DATA
+from hf_reprogram.backbone.families import Family
+from hf_reprogram.backbone.probe import probe
+from hf_reprogram.backbone.text import TextBackbone
+from hf_reprogram.config import ReprogramConfig
+from hf_reprogram.errors import BaseModelError, UsageError
+from hf_reprogram.model import get_reprogram_model
+from hf_reprogram.testing import FAMILIES, ROWS, build, logits_of, program_config, tiny
+
+
+_SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+_GROUPED = {**_SMALL, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_SEQ2SEQ = {"vocab_size": 97, "d_model": 32, "decoder_start_token_id": 0, "pad_token_id": 0}
+_BART = {
+    **_SEQ2SEQ, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+}  # fmt: skip
+
+BASES: dict[str, tuple[type[PreTrainedModel], object]] = {
+    "llama": (LlamaForCausalLM, LlamaConfig(**_GROUPED)),
+    "mistral": (MistralForCausalLM, MistralConfig(**_GROUPED, sliding_window=4, head_dim=8)),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**_GROUPED)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**_GROUPED, head_dim=8)),
+    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(**_GROUPED)),
+    "bert": (BertForMaskedLM, BertConfig(**_SMALL)),
+    "albert": (AlbertForMaskedLM, AlbertConfig(**_SMALL, embedding_size=16)),
+    "t5": (T5ForConditionalGeneration, T5Config(**_SEQ2SEQ, d_kv=8, d_ff=48, num_layers=2, num_heads=4)),
+    "t5-untied": (
+        T5ForConditionalGeneration,
+        T5Config(**_SEQ2SEQ, d_kv=8, d_ff=48, num_layers=2, num_heads=4, tie_word_embeddings=False),
+    ),
+    "bart": (BartForConditionalGeneration, BartConfig(**_BART)),
+    "bart-scaled": (BartForConditionalGeneration, BartConfig(**_BART, scale_embedding=True)),
+}
+
+
+def _base(name: str) -> PreTrainedModel:
+    """All parameters away from zero, so that a forgotten bias or scale shows (P§B)."""
+    cls, config = BASES[name]
+    torch.manual_seed(0)
+    base = cls(copy.deepcopy(config)).eval()
+    with torch.no_grad():
+        for p in base.parameters():
+            p.normal_(std=0.3)
+        if name.startswith("bart"):
+            base.final_logits_bias.normal_()
+    return base
+
+
+def test_every_row_of_data_is_proved_here() -> None:
+    assert {name.partition("-")[0] for name in BASES} == set(ROWS_OF_DATA)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_our_way_through_the_base_is_its_own(name: str) -> None:
+    assert max(probe(TextBackbone(_base(name))).values()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("bert", {"transform": ()}),  # P§B: error 2.4 without the transform
+        ("bart", {"logits_bias": None}),
+        ("bart", {"sides": ("right", "left")}),
+        ("t5", {"state_scale": None}),
+    ],
+)
+def test_a_wrong_row_is_refused_with_the_numbers(name: str, wrong: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Family(**{**vars(ROWS_OF_DATA[name]), **wrong})
+    monkeypatch.setitem(ROWS_OF_DATA, name, row)
+    with pytest.raises(BaseModelError, match=r"relative differences embeds .*, rows ") as error:
+        probe(TextBackbone(_base(name)))
+    assert str(probe_module.TOLERANCE[torch.float32]) in str(error.value)
+
+
+def test_slots_are_as_wide_as_the_embedding_not_the_hidden_state() -> None:
+    backbone = TextBackbone(_base("albert"))
+    assert (backbone.width, backbone.state_width, backbone.head.width) == (16, 32, 16)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rms_is_that_of_the_table(family: str) -> None:
+    backbone = TextBackbone(tiny(family)[0])
+    table = backbone.embedding.weight.detach().double()
+    assert backbone.rms() == pytest.approx(table.square().mean().sqrt().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_deep_copy_is_a_model_of_its_own(family: str) -> None:
+    model = build(program_config("prompt"), family)
+    twin = copy.deepcopy(model)
+    assert twin.backbone.base is not model.backbone.base
+    assert twin.backbone.base is twin.reprogrammed.base
+    assert torch.equal(logits_of(twin, ROWS), logits_of(model, ROWS))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointing_gives_the_same_gradients_and_wakes_no_dropout(family: str) -> None:
+    """N3: the base stays in eval, in which layers would skip checkpointing."""
+    model = build(program_config("prompt"), family)
+    gradients = []
+    for on in (False, True):
+        if on:
+            model.activation_checkpointing_enable()
+        model.train()
+        model.zero_grad()
+        model(**model.collator()(ROWS)).loss.backward()
+        gradients.append(model.active_programs()[0].slots.grad.clone())
+    assert torch.equal(*gradients)
+    with pytest.raises(UsageError, match="use_reentrant"):
+        model.activation_checkpointing_enable({"use_reentrant": True})
+    model.unload()
+    assert not any(m.training for m in model.backbone.base.modules())
+    assert not model.backbone.base.is_activation_checkpointing
+
+
+class TestGeneration:
+    """New tokens only, equal to a loop by hand, equal for rows beside others (N32)."""
+
+    def _model(self):
+        base, tokenizer = tiny("llama")
+        return get_reprogram_model(
+            base, ReprogramConfig(program={"type": "prompt", "template": "{prompt:3} {text}"}), tokenizer
+        )
+
+    def test_equals_a_loop_by_hand(self) -> None:
+        model = self._model()
+        row = ROWS[:1]
+        new = model.generate(row, max_new_tokens=4, do_sample=False)
+        columns = model.collator()([{"text": row[0]["text"]}])
+        batch = model.reprogrammed.program(model.reprogrammed.batch(**columns), model.backbone)
+        embeds = batch.embeds
+        for token in new[0]:
+            logits = model.backbone.base(inputs_embeds=embeds).logits[0, -1]
+            assert int(logits.argmax()) == int(token)
+            embeds = torch.cat([embeds, model.backbone.embed(token.view(1, 1))], 1)
+
+    def test_a_row_beside_longer_ones_gets_the_same_tokens(self) -> None:
+        model = self._model()
+        together = model.generate(ROWS, max_new_tokens=3, do_sample=False)
+        for i, row in enumerate(ROWS):
+            alone = model.generate([row], max_new_tokens=3, do_sample=False)
+            assert together[i, : alone.shape[1]].tolist() == alone[0].tolist()
+
+    @pytest.mark.parametrize("family", ["t5"])
+    def test_seq2seq(self, family: str) -> None:
+        base, tokenizer = tiny(family)
+        config = ReprogramConfig(program={"type": "prompt", "template": "{prompt:3} {text}"})
+        model = get_reprogram_model(base, config, tokenizer)
+        assert model.generate(ROWS, max_new_tokens=3).shape[0] == len(ROWS)
+
+
+def test_slots_in_a_batch_are_skipped_while_disabled_or_refused() -> None:
+    """N24: exact for models with position ids; T5's relative positions cannot skip a gap."""
+    for family in ("llama", "bert"):
+        model = build(program_config("prompt"), family)
+        rows = [{"text": row["text"]} for row in ROWS]
+        with model.disable_adapter(), torch.no_grad():
+            with_slots, without = model.collator()(rows), model.collator(disabled=True)(rows)
+            answers = torch.arange(len(rows))
+            a = model(**with_slots).logits[answers, with_slots["answer_index"]]
+            b = model(**without).logits[answers, without["answer_index"]]
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+    model = build(program_config("prompt"), "t5")
+    with model.disable_adapter(), pytest.raises(UsageError, match="collator\\(disabled=True\\)"):
+        model(**model.collator()(rows))
