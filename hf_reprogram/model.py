@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -254,6 +255,34 @@ class ReprogramModel(PeftModel):
             found[key] = by_end.get(f"{site}.{name}.{rest}", tensor)
         return found
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: Any = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the programs to a repo of the Hub, made where it is missing. Returns the commit's address.
+
+        Not transformers' mixin: that writes an empty card of its own over ours.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            done = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message or "Upload program",
+            )
+        return str(done)
+
     def create_or_update_model_card(self, output_dir: str) -> None:
         """Nothing: `save_pretrained` writes the card with the artefact, atomically."""
 
@@ -278,44 +307,9 @@ class ReprogramModel(PeftModel):
             self.processing_class, layouts, self.active_name(), self.backbone.facts, label_names(features), disabled
         )
 
-    def predict(self, rows: Any, batch_size: int = 32, top_k: int | None = 1, progress: bool | None = None) -> list:
-        return serve.predict(self, rows, batch_size, top_k, progress)
-
-    def evaluate(
-        self, rows: Any, batch_size: int = 32, features: Any = None, progress: bool | None = None
-    ) -> dict[str, float]:
-        return serve.evaluate(self, rows, batch_size, features, progress)
-
-    def score(self, rows: Any, batch_size: int = 32, progress: bool | None = None) -> Tensor:
-        return serve.score(self, rows, batch_size, progress)
-
-    def fit_mapping(self, rows: Any = None, batch_size: int = 32, features: Any = None) -> None:
-        serve.fit_mapping(self, rows, batch_size, features)
-
-    def explain(self, neighbours: int = 3) -> serve.Explanation:
-        return serve.explain(self, neighbours)
-
-    predict.__doc__, evaluate.__doc__, score.__doc__ = (
-        serve.predict.__doc__,
-        serve.evaluate.__doc__,
-        serve.score.__doc__,
-    )
-    fit_mapping.__doc__, explain.__doc__ = serve.fit_mapping.__doc__, serve.explain.__doc__
-
-    def generate(self, rows: Any = None, **kwargs: Any) -> Tensor:
-        """New tokens (rows, new) that the base writes after each laid out row; no answer slot, no mapping.
-
-        Args:
-            rows: texts or dict rows.
-            kwargs: for the base's own `generate`, `max_new_tokens` and so on.
-        """
-        collator = self.collator(disabled=self.reprogrammed.disabled)
-        collator.pad_left()
-        made = collator.lay_out(serve.as_rows(rows, self.text_column()), labelled=False)
-        laid_out = {
-            k: v.to(self.backbone.device) if isinstance(v, Tensor) else v for k, v in collator.stack(made).items()
-        }
-        return self.reprogrammed.generate(laid_out, **kwargs)
+    # Functions of a model and rows, which read well as methods.
+    predict, evaluate, score, generate = serve.predict, serve.evaluate, serve.score, serve.generate
+    fit_mapping, explain = serve.fit_mapping, serve.explain
 
     def _tell_labels(self) -> None:
         """Labels of the active program into the config that pipelines and Trainer see (not the base's own)."""

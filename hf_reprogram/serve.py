@@ -131,6 +131,20 @@ def fit_mapping(model: Any, rows: Any = None, batch_size: int = 32, features: An
     mapping.fit(torch.cat(values)[torch.tensor(order).argsort()], labels)
 
 
+def generate(model: Any, rows: Any, **kwargs: Any) -> Tensor:
+    """New tokens (rows, new) that the base writes after each laid out row; no answer slot, no mapping.
+
+    Args:
+        rows: texts or dict rows.
+        kwargs: for the base's own `generate`: `max_new_tokens` and so on.
+    """
+    collator, device = model.collator(disabled=model.reprogrammed.disabled), model.backbone.device
+    collator.pad_left()
+    columns = collator.stack(collator.lay_out(as_rows(rows, model.text_column()), labelled=False))
+    columns = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in columns.items()}
+    return model.reprogrammed.generate(columns, **kwargs)
+
+
 class Explanation(dict):
     """What a program says of itself: a dict that prints as a page."""
 

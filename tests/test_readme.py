@@ -1,0 +1,60 @@
+"""The README says what is true: its example runs as it stands, its tables are those that scripts wrote."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+
+import hf_reprogram as hr
+from hf_reprogram.testing import tiny
+from scripts import make_docs
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M"
+AUTO = {"llama": "AutoModelForCausalLM", "bert": "AutoModelForMaskedLM", "t5": "AutoModelForSeq2SeqLM"}
+
+
+def _example() -> str:
+    return re.search(r"<!-- example -->\n```python\n(.*?)```", README, re.DOTALL).group(1)
+
+
+@pytest.mark.parametrize("family", AUTO)
+def test_the_twenty_lines_run_as_they_stand(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """On a tiny base in the place of SmolLM2, and a folder in the place of the Hub; nothing else is changed."""
+    monkeypatch.chdir(tmp_path)
+    base, tokenizer = tiny(family)
+    base.save_pretrained(HUB_NAME)
+    tokenizer.save_pretrained(HUB_NAME)
+    hub = tmp_path / "me" / "reviews"
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo, **k: SimpleNamespace(repo_id=repo))
+    upload = lambda self, folder_path, **k: shutil.copytree(folder_path, hub)  # noqa: E731
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
+    words = _example().replace("AutoModelForCausalLM", AUTO[family]).replace(" terrible", " bad")
+    exec(compile(words, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "trainable params: 320 ||" in printed
+    assert re.search(r"\[\{'label': '(negative|positive)', 'score': 0\.\d+\}\]", printed)
+    assert sorted(p.name for p in hub.iterdir()) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    for path in hub.iterdir():
+        assert path.read_bytes() == (tmp_path / "reviews" / path.name).read_bytes()
+
+
+def test_the_example_is_twenty_lines() -> None:
+    assert len([line for line in _example().splitlines() if line.strip()]) <= 20
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    assert make_docs.render(README) == README, "run `make docs`"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in re.findall(r"\bhr\.(\w+)", README):
+        assert getattr(hr, name) is not None
