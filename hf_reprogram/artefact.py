@@ -11,8 +11,10 @@ import hashlib
 import json
 import logging
 import os
+import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,7 @@ def processor_fingerprint(processor: Any) -> str | None:
     if processor is None:
         return None
     known = _MEMO.get(processor)
-    state = len(processor)
+    state = (len(processor), str(processor.special_tokens_map))
     if known is not None and known[0] == state:
         return known[1]["processor"]
     backend = getattr(processor, "backend_tokenizer", None)
@@ -110,19 +112,26 @@ def processor_fingerprint(processor: Any) -> str | None:
     return found
 
 
+_DIFFERENCES = {
+    "class": "a base of another class", "width": "a base of another width", "config": "a base with another config",
+    "weights": "a base with other weights", "processor": "another tokenizer or feature extractor",
+}  # fmt: skip
+
+
 def check_fingerprint(saved: Mapping[str, Any] | None, present: Mapping[str, Any], where: str) -> None:
-    """Raise an ArtefactError where the program was made for another base or processor; names both sides."""
-    if saved is None:
-        raise ArtefactError(where, "the config carries no fingerprint", "one saved by hf_reprogram")
-    meaning = {
-        "class": "base of another class", "width": "base of another width", "config": "base with another config",
-        "weights": "base with other weights", "processor": "another tokenizer or feature extractor",
-    }  # fmt: skip
-    for key, text in meaning.items():
-        if key in saved and present.get(key) is not None and saved[key] != present[key]:
+    """Raise an ArtefactError where the program was made for another base or processor; names both sides.
+
+    A program made without a processor suits any; one whose fingerprint leaves out anything else proves nothing.
+    """
+    for key, text in _DIFFERENCES.items():
+        theirs, ours = (saved or {}).get(key), present.get(key)
+        if theirs is None and key != "processor":
+            why = f"its fingerprint does not say the {key} of its base"
+            raise ArtefactError(where, why, "a program saved by hf_reprogram", "save it again")
+        if theirs is not None and ours is not None and theirs != ours:
             raise ArtefactError(
                 where,
-                f"made for a {text}: {saved[key]} is not {present[key]}",
+                f"made for {text}: {theirs} is not {ours}",
                 "the base and processor that it was trained with",
                 "AutoReprogramModel.from_pretrained loads the right ones",
             )
@@ -158,18 +167,21 @@ def seal(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _unbroken(sealed: Any) -> bool:
-    if (
-        not isinstance(sealed, dict)
-        or not isinstance(sealed.get("checksum"), dict)
-        or "weights" not in sealed["checksum"]
-    ):
+    """Whether a config is one of ours, as it was sealed."""
+    if not _is_shallow(sealed) or not isinstance(sealed, dict) or not isinstance(sealed.get("checksum"), dict):
         return False
     claimed = sealed["checksum"].get("config")
-    plain = {**sealed, "checksum": {"weights": sealed["checksum"]["weights"]}}
+    plain = {**sealed, "checksum": {k: v for k, v in sealed["checksum"].items() if k != "config"}}
     try:
         return claimed == hashlib.sha256(_canonical(plain).encode()).hexdigest()
     except (TypeError, ValueError):
         return False
+
+
+def _is_shallow(value: Any, levels: int = 32) -> bool:
+    """Whether JSON nests less than `levels` deep: thousands of brackets exhaust the stack of whoever copies them."""
+    inside: Iterable[Any] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(v, levels - 1) for v in inside)
 
 
 # Saving
@@ -178,50 +190,75 @@ def _unbroken(sealed: Any) -> bool:
 def save(folder: str | os.PathLike, config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
     """Write an artefact so that a kill at any moment leaves the old one or the new one.
 
+    Every file is written beside its place and flushed first, so that a full disk shows before anything is replaced;
+    then the weights are swapped in, which is the save, then config and card.
+
     Raises:
-        ArtefactError: the disk is full or read-only, or a file stands where the folder should be. The old artefact,
-            if there was one, is intact.
+        ArtefactError: the disk is full or read-only, a file stands where the folder should be, a tensor is not
+            finite, the config is no JSON. The old artefact, if there was one, is intact, unless the error says that
+            the new one is in place.
     """
     folder = Path(folder)
+    contents = _contents(folder, config, tensors, card)
+    beside = {name: folder / f".{name}.{os.getpid()}.tmp" for name in contents}
+    swapped = False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            _write(beside[name], content)
+        for name in contents:
+            os.replace(beside[name], folder / name)
+            swapped = True
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        why = f"could not be written ({getattr(error, 'strerror', None) or error})"
+        old, new = "what was saved there before is intact", "the new program is in place; its config or card is not"
+        raise ArtefactError(
+            str(folder), why, "a folder with room that may be written to", new if swapped else old
+        ) from error
+    finally:
+        _sweep(folder, beside.values())
+
+
+def _contents(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> dict[str, bytes]:
+    """The files of an artefact, the one that commits it first."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]
     if bad:
-        raise ArtefactError(
-            str(folder),
-            f"{bad[0]} holds NaN or infinity",
-            "finite numbers",
-            "nothing was written; train with a lower rate",
-        )
-    sealed = seal(config, tensors)
-    # safetensors writes no empty file: a program without parameters still has its config to carry.
-    data = save_tensors(dict(tensors), metadata={_METADATA: _canonical(sealed)})
-    text = json.dumps(sealed, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        fix = "nothing was written; train with a lower rate"
+        raise ArtefactError(str(folder), f"{bad[0]} holds NaN or infinity", "finite numbers", fix)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace_all(folder, {WEIGHTS_FILE: data, CONFIG_FILE: text.encode(), CARD_FILE: card.encode()})
-    except OSError as error:
-        raise ArtefactError(
-            str(folder),
-            f"could not be written ({error.strerror or error})",
-            "a folder with room that may be written to",
-            "what was saved there before is intact",
-        ) from error
+        sealed = seal(config, tensors)
+        if not _unbroken(sealed):
+            raise ValueError("it nests too deep")
+        text = json.dumps(sealed, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        # safetensors writes no empty file: a program without parameters still has its config to carry.
+        data = save_tensors(tensors, metadata={_METADATA: _canonical(sealed)})
+        return {WEIGHTS_FILE: data, CONFIG_FILE: text.encode(), CARD_FILE: card.encode()}
+    except (TypeError, ValueError) as error:
+        allowed = "text, finite numbers, true, false, null, and lists and dicts of these"
+        fix = "nothing was written; look at ReprogramConfig.training"
+        raise ArtefactError(str(folder), f"the config is no JSON ({error})", allowed, fix) from error
 
 
-def _replace_all(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write every file beside its place and flush it, then swap them in, in order: a full disk shows before a swap."""
-    beside = {name: folder / f".{name}.{os.getpid()}.tmp" for name in contents}
-    try:
-        for name, content in contents.items():
-            with open(beside[name], "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for name in contents:
-            os.replace(beside[name], folder / name)
-    finally:
-        for path in beside.values():
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+_STALE = 3600.0  # seconds after which a temporary file is what a killed save left, not one at work
+
+
+def _sweep(folder: Path, own: Iterable[Path]) -> None:
+    """Remove our own temporary files, and those that killed saves left long ago. Failing to is no error."""
+    with suppress(OSError, ValueError):
+        for path in own:
             path.unlink(missing_ok=True)
+        for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
+            for path in folder.glob(f".{name}.*.tmp"):
+                if time.time() - path.stat().st_mtime > _STALE:
+                    path.unlink(missing_ok=True)
 
 
 # Loading
@@ -299,30 +336,34 @@ def load(folder: str | os.PathLike, subfolder: str | None = None) -> tuple[dict[
     return sealed, tensors
 
 
+# What a program may be made of. Newer types have no test for finite numbers in torch.
+_DTYPES = frozenset(
+    {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool}
+)
+
+
 def _read_weights(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    where = str(path)
+    where, again = str(path), "fetch or save it again"
     try:
-        size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {}) if 0 < size <= len(data) - 8 else {}
         tensors = load_tensors(data)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, MemoryError) as error:
+        raise ArtefactError(where, f"is damaged ({str(error)[:80]})", "a whole safetensors file", again) from error
+    if _METADATA not in metadata:
+        raise ArtefactError(where, "carries no config of hf_reprogram", "a program saved by hf_reprogram")
+    try:
         sealed = json.loads(metadata[_METADATA])
-    except KeyError as error:
-        raise ArtefactError(where, "carries no config of hf_reprogram", "a program saved by hf_reprogram") from error
-    except (SafetensorError, ValueError, AttributeError, TypeError, RecursionError, MemoryError) as error:
-        raise ArtefactError(
-            where, f"is damaged ({str(error)[:80]})", "a whole safetensors file", "fetch or save it again"
-        ) from error
+    except (ValueError, RecursionError):
+        sealed = None
     if not _unbroken(sealed):
-        raise ArtefactError(
-            where, "is damaged (the checksum of its config does not fit)", fix="fetch or save it again"
-        )
-    if tensor_checksum(tensors) != sealed["checksum"]["weights"]:
-        raise ArtefactError(
-            where, "is damaged (the checksum of its tensors does not fit)", fix="fetch or save it again"
-        )
+        raise ArtefactError(where, "is damaged (the checksum of its config does not fit)", fix=again)
+    if tensor_checksum(tensors) != sealed["checksum"].get("weights"):
+        raise ArtefactError(where, "is damaged (the checksum of its tensors does not fit)", fix=again)
     for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise ArtefactError(where, f"{name} is of type {tensor.dtype}", "torch.float32")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ArtefactError(where, f"{name} holds NaN or infinity", "finite numbers")
+            raise ArtefactError(where, f"{name} holds NaN or infinity", "finite numbers", again)
     return sealed, tensors
 
 

@@ -9,10 +9,10 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedModel
 
 from . import artefact
-from .errors import ArtefactError, ReprogramError, did_you_mean
+from .config import ReprogramConfig
+from .errors import ArtefactError, did_you_mean
 from .model import ReprogramModel
-from .tuner import check_adapter_name
-from .wrap import config_of, watch_rates, wrap
+from .wrap import config_of
 
 
 # What a config may name; nothing else that it says is ever looked up in transformers.
@@ -49,34 +49,18 @@ class AutoReprogramModel:
         Raises:
             ArtefactError: damaged or incomplete, or the base or processor is another than it was made for.
         """
-        check_adapter_name(adapter_name)
-        folder = artefact.fetch(repo_or_folder, subfolder, **({"revision": revision} if revision else {}))
-        sealed, tensors = artefact.load(folder)
-        config = config_of(sealed, folder)
-        name = config.base_model_name_or_path
+        hub = {"revision": revision} if revision else {}
+        folder = artefact.fetch(repo_or_folder, subfolder, **hub)
+        config = config_of(artefact.load(folder)[0], folder)
         if base_model is None:
-            base_model = _load_base(config.base_auto_class, name, folder, base_kwargs)
+            base_model = _load_base(config, folder, base_kwargs)
         if processing_class is None and (config.fingerprint or {}).get("processor"):
-            processing_class = _load_processor(name or base_model.config._name_or_path, folder)
-        wrapped = wrap(base_model)
-        try:
-            artefact.check_fingerprint(
-                config.fingerprint, artefact.identity(base_model, processing_class), str(folder)
-            )
-            model = ReprogramModel(wrapped, config, adapter_name)
-            artefact.fill(model.base_model.state(adapter_name), tensors, str(folder))
-        except Exception:
-            wrapped.backbone.restore()
-            raise
-        model.processing_class = processing_class
-        model.base_model.set_requires_grad(adapter_name, is_trainable)
-        model._tell_labels()
-        model.eval()
-        watch_rates(model)
-        return model
+            processing_class = _load_processor(config, base_model, folder)
+        return ReprogramModel.from_pretrained(base_model, folder, adapter_name, is_trainable, processing_class)
 
 
-def _load_base(auto_class: str | None, name: str | None, folder: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
+def _load_base(config: ReprogramConfig, folder: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
+    auto_class, name = config.base_auto_class, config.base_model_name_or_path
     if auto_class not in AUTO_CLASSES:
         raise ArtefactError(str(folder), f"base_auto_class {auto_class!r}", fix=did_you_mean(auto_class, AUTO_CLASSES))
     if not name:
@@ -84,19 +68,14 @@ def _load_base(auto_class: str | None, name: str | None, folder: Any, kwargs: di
     try:
         return getattr(transformers, auto_class).from_pretrained(name, **kwargs)
     except (OSError, ValueError) as error:
-        raise ArtefactError(
-            str(folder),
-            f"its base {name!r} could not be loaded ({str(error).splitlines()[0][:160]})",
-            "the base where it was, or base_model=...",
-        ) from error
+        why = f"its base {name!r} could not be loaded ({str(error).splitlines()[0][:160]})"
+        raise ArtefactError(str(folder), why, "the base where it was, or base_model=...") from error
 
 
-def _load_processor(name: str, folder: Any) -> Any:
+def _load_processor(config: ReprogramConfig, base: PreTrainedModel, folder: Any) -> Any:
+    name = config.base_model_name_or_path or base.config._name_or_path
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ReprogramError(
-            str(folder),
-            f"the tokenizer of {name!r} could not be loaded ({str(error).splitlines()[0][:160]})",
-            "processing_class=...",
-        ) from error
+        why = f"the tokenizer of {name!r} could not be loaded ({str(error).splitlines()[0][:160]})"
+        raise ArtefactError(str(folder), why, "processing_class=...") from error

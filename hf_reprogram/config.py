@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +96,12 @@ class ReprogramConfig(PeftConfig):
                 f"{FORMAT_VERSION}",
                 "update hf-reprogram",
             )
+        for name, types in (("fingerprint", dict), ("checksum", dict), ("training", dict), ("base_auto_class", str)):
+            if not isinstance(getattr(self, name), types | None):
+                raise ConfigError(f"ReprogramConfig.{name}", f"{getattr(self, name)!r}", f"a {types.__name__} or None")
+        rms = self.embedding_rms
+        if rms is not None and not (isinstance(rms, float) and math.isfinite(rms) and rms > 0):
+            raise ConfigError("ReprogramConfig.embedding_rms", f"{rms!r}", "a positive number")
         self._check_labels()
         self._check_chain()
 

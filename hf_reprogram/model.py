@@ -22,7 +22,7 @@ from .errors import ConfigError, UsageError, did_you_mean
 from .reprogrammed import Reprogrammed
 from .template import columns, parse
 from .tuner import build_parts, check_adapter_name, parts_state
-from .wrap import config_of, resolve, watch_rates, wrap
+from .wrap import config_of, resolve, start, watch_rates, wrap
 
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,49 @@ class ReprogramModel(PeftModel):
 
     # Set by get_reprogram_model and AutoReprogramModel; a class default so that PEFT's own constructors work too.
     processing_class: Any = None
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        model: PreTrainedModel,
+        model_id: str | os.PathLike,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        processing_class: Any = None,
+        subfolder: str | None = None,
+        **hub: Any,
+    ) -> ReprogramModel:
+        """A base that is loaded already, with a saved program on it, ready to predict (PEFT's signature).
+
+        Args:
+            model: the base that the program was made for.
+            model_id: a folder made by `save_pretrained`, or a repo id.
+            adapter_name: the name that the program gets.
+            is_trainable: whether training goes on.
+            processing_class: the base's tokenizer, for raw rows.
+            subfolder: of the repo or folder.
+            hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+        Raises:
+            ArtefactError: damaged or incomplete, or made for another base or processor.
+        """
+        check_adapter_name(adapter_name)
+        folder = artefact.fetch(model_id, subfolder, **hub)
+        sealed, tensors = artefact.load(folder)
+        config = config_of(sealed, folder)
+        wrapped = wrap(model)
+        try:
+            artefact.check_fingerprint(config.fingerprint, artefact.identity(model, processing_class), str(folder))
+            made = cls(wrapped, config, adapter_name)
+            artefact.fill(made.base_model.state(adapter_name), tensors, str(folder))
+        except Exception:
+            wrapped.backbone.restore()
+            raise
+        made.processing_class = processing_class
+        made.base_model.set_requires_grad(adapter_name, is_trainable)
+        made._tell_labels()
+        watch_rates(made)
+        return made.eval()
 
     # Parts
 
@@ -111,7 +154,7 @@ class ReprogramModel(PeftModel):
             raise ConfigError("adapter_name", f"{adapter_name!r} exists", "a new name", "delete_adapter first")
         config = resolve(peft_config, self.backbone, self.processing_class)
         self.base_model.fill(adapter_name, config, build_parts(config, self.backbone))
-        _start(self, adapter_name, seed)
+        start(self, adapter_name, seed)
 
     def load_adapter(
         self,
@@ -346,24 +389,10 @@ def get_reprogram_model(
         resolved = resolve(config, wrapped.backbone, processing_class)
         made = ReprogramModel(wrapped, resolved, adapter_name)
         made.processing_class = processing_class
-        _start(made, adapter_name, seed)
+        start(made, adapter_name, seed)
     except Exception:
         wrapped.backbone.restore()
         raise
     made._tell_labels()
     watch_rates(made)
     return made
-
-
-def _start(model: ReprogramModel, name: str, seed: int) -> None:
-    """Parameters from the base's own statistics; maps that need no rows of the user are estimated."""
-    generator = torch.Generator().manual_seed(seed)
-    program, mapping = model.base_model.sites()
-    for part in program.entries[name]:
-        part.initialise(model.backbone, generator, model.processing_class)
-    mapping.entries[name].initialise(model.backbone, generator)
-    if mapping.entries[name].needs_fit and mapping.entries[name].calibration_rows() is not None:
-        active = model.active_name()
-        model.set_adapter(name)
-        model.fit_mapping()
-        model.set_adapter(active)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .batch import Batch, Reading, Readout
 from .config import PEFT_TYPE, ReprogramConfig
-from .errors import ConfigError, UsageError, did_you_mean
+from .errors import BaseModelError, ConfigError, UsageError, did_you_mean
 from .programs.base import Program, SlotProgram, banked
 from .registry import method_class
 
@@ -185,6 +185,15 @@ class ReprogramTuner(BaseTuner):
     prefix = PREFIX
     tuner_layer_cls = _Site
     target_module_mapping: dict[str, list[str]] = {}
+
+    def _pre_injection_hook(self, model: nn.Module, config: ReprogramConfig, adapter_name: str) -> None:
+        # `PeftModel.from_pretrained(base, program)` and `base.load_adapter(program)` come here with a bare base.
+        if not {"program", "mapping"} <= dict(model.named_children()).keys():
+            raise BaseModelError(
+                "model",
+                f"a program cannot sit in a bare {type(model).__name__}",
+                fix="load it with hr.AutoReprogramModel.from_pretrained or hr.ReprogramModel.from_pretrained",
+            )
 
     def _prepare_adapter_config(self, peft_config: ReprogramConfig, model_config: dict) -> ReprogramConfig:
         return peft_config

@@ -96,6 +96,20 @@ def config_of(sealed: dict[str, Any], where: Any) -> ReprogramConfig:
         raise ArtefactError(str(where), f"its config is not ours ({error})") from error
 
 
+def start(model: Any, name: str, seed: int) -> None:
+    """Parameters from the base's own statistics; maps that need no rows of the user are estimated."""
+    generator = torch.Generator().manual_seed(seed)
+    program, mapping = model.base_model.sites()
+    for part in program.entries[name]:
+        part.initialise(model.backbone, generator, model.processing_class)
+    mapping.entries[name].initialise(model.backbone, generator)
+    if mapping.entries[name].needs_fit and mapping.entries[name].calibration_rows() is not None:
+        active = model.active_name()
+        model.set_adapter(name)
+        model.fit_mapping()
+        model.set_adapter(active)
+
+
 LOWEST_RATE = 1e-4
 _WATCHED: WeakSet = WeakSet()
 
