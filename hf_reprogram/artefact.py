@@ -270,21 +270,18 @@ def resolve_folder(folder: str | os.PathLike, subfolder: str | None = None) -> P
     Raises:
         ArtefactError: no such folder, not an artefact, or a path that escapes.
     """
-    root = Path(folder)
-    path = root
-    if subfolder is not None:
-        path = root / subfolder
-        if Path(subfolder).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
+    root, made = Path(folder), "a folder made by save_pretrained"
+    path = root if subfolder is None else root / subfolder
+    try:
+        if not path.resolve().is_relative_to(root.resolve()):
             raise ArtefactError("subfolder", f"{subfolder!r} leads out of {str(root)!r}", "a folder inside it")
-    if not path.is_dir():
-        raise ArtefactError(str(path), "is not a folder", "a folder made by save_pretrained")
-    if not (path / WEIGHTS_FILE).is_file():
-        found = sorted(p.name for p in path.iterdir())[:6]
-        raise ArtefactError(
-            str(path),
-            f"is not an artefact: no {WEIGHTS_FILE} (it holds {found or 'nothing'})",
-            "a folder made by save_pretrained",
-        )
+        if not path.is_dir():
+            raise ArtefactError(str(path), "is not a folder", made)
+        if not (path / WEIGHTS_FILE).is_file():
+            found = sorted(p.name for p in path.iterdir())[:6] or "nothing"
+            raise ArtefactError(str(path), f"is not an artefact: no {WEIGHTS_FILE} (it holds {found})", made)
+    except OSError as error:
+        raise ArtefactError(str(path)[:200], f"could not be read ({error.strerror})", made) from error
     return path
 
 

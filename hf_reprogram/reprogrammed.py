@@ -67,7 +67,7 @@ class Reprogrammed(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name in _FORWARDED and name != "base":
+            if name in _FORWARDED:
                 return getattr(self.base, name)
             raise
 
@@ -121,6 +121,8 @@ class Reprogrammed(nn.Module):
             `logits` (batch, classes) and, with labels, `loss`; the base's own output where there is no mapping or
             the program is disabled.
         """
+        if input_values is not None or input_features is not None or lengths is not None:
+            raise UsageError("input_values", f"sound for a {self.backbone.modality} model", "input_ids")
         batch = self.batch(input_ids, attention_mask, token_type_ids, slot_index, answer_index, adapter_names)
         if self.disabled:
             return self.backbone.base_output(self._plain(batch))

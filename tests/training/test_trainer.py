@@ -72,6 +72,17 @@ def test_accumulation_is_the_same_step(tmp_path: Path) -> None:
         torch.testing.assert_close(other, found[0], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_checkpointing_trains_the_same_program(family: str, tmp_path: Path) -> None:
+    found = []
+    for on in (False, True):
+        model = build(program_config("prompt"), family)
+        _plain(model, tmp_path, gradient_checkpointing=on).train()
+        assert model.backbone.base.is_activation_checkpointing == on
+        found.append(_slots(model))
+    assert torch.equal(*found)
+
+
 def test_a_checkpoint_holds_the_program_alone(tmp_path: Path) -> None:
     model = build(program_config("prompt"), "llama")
     _plain(model, tmp_path, save_strategy="steps", save_steps=2).train()
