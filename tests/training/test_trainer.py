@@ -77,7 +77,7 @@ def test_gradient_checkpointing_trains_the_same_program(family: str, tmp_path: P
     found = []
     for on in (False, True):
         model = build(program_config("prompt"), family)
-        _plain(model, tmp_path, gradient_checkpointing=on).train()
+        _plain(model, tmp_path, activation_checkpointing=on).train()
         assert model.backbone.base.is_activation_checkpointing == on
         found.append(_slots(model))
     assert torch.equal(*found)
