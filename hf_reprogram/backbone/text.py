@@ -164,7 +164,8 @@ class TextBackbone:
         Without padding nothing is needed, and a causal body never looks at padding on the right: leaving the mask out
         there lets attention use its fast causal path. Otherwise positions are counted over real tokens only.
         """
-        if bool((mask[:, 1:] <= mask[:, :-1]).all()) and bool(mask[:, 0].all()):
+        right_padded = (mask[:, 1:] <= mask[:, :-1]).all() & mask[:, 0].all()
+        if bool(right_padded):  # asked once: on a GPU every question waits for the queue
             return {} if self.kind == "causal" or bool(mask.all()) else {"attention_mask": mask}
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         return {"attention_mask": mask} | (
@@ -237,7 +238,8 @@ class TextBackbone:
                 "missing: this mapping reads an answer slot",
                 fix="let model.collator() lay out the rows",
             )
-        if int(batch.answer_index.min()) < 0 or int(batch.answer_index.max()) >= states.shape[1]:
+        low, high = torch.stack(batch.answer_index.aminmax()).tolist()
+        if low < 0 or high >= states.shape[1]:
             raise UsageError(
                 "answer_index",
                 f"{batch.answer_index.tolist()} for {states.shape[1]} positions",
