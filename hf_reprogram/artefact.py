@@ -24,7 +24,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from .errors import ArtefactError, did_you_mean
+from .errors import ArtefactError, did_you_mean, first_line
 
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ def base_fingerprint(base: nn.Module) -> dict[str, str]:
     found = {
         "class": type(base).__name__,
         "width": str(base.get_input_embeddings().weight.shape[1]),
+        "dtype": str(base.dtype).removeprefix("torch."),
         "weights": f"{algorithm}:{digest.hexdigest()}",
         "config": hashlib.sha256(text.encode()).hexdigest()[:32],
     }
@@ -114,7 +115,8 @@ def processor_fingerprint(processor: Any) -> str | None:
 
 _DIFFERENCES = {
     "class": "a base of another class", "width": "a base of another width", "config": "a base with another config",
-    "weights": "a base with other weights", "processor": "another tokenizer or feature extractor",
+    "dtype": "a base in another dtype", "weights": "a base with other weights",
+    "processor": "another tokenizer or feature extractor",
 }  # fmt: skip
 
 
@@ -210,7 +212,7 @@ def save(folder: str | os.PathLike, config: Mapping[str, Any], tensors: Mapping[
             os.replace(beside[name], folder / name)
             swapped = True
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        why = f"could not be written ({getattr(error, 'strerror', None) or error})"
+        why = f"could not be written ({getattr(error, 'strerror', None) or first_line(error)})"
         old, new = "what was saved there before is intact", "the new program is in place; its config or card is not"
         raise ArtefactError(
             str(folder), why, "a folder with room that may be written to", new if swapped else old
@@ -280,8 +282,10 @@ def resolve_folder(folder: str | os.PathLike, subfolder: str | None = None) -> P
         if not (path / WEIGHTS_FILE).is_file():
             found = sorted(p.name for p in path.iterdir())[:6] or "nothing"
             raise ArtefactError(str(path), f"is not an artefact: no {WEIGHTS_FILE} (it holds {found})", made)
-    except OSError as error:
-        raise ArtefactError(str(path)[:200], f"could not be read ({error.strerror})", made) from error
+    except ArtefactError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a null byte, links in a circle
+        raise ArtefactError(str(path)[:200], f"could not be read ({first_line(error)})", made) from error
     return path
 
 
@@ -293,24 +297,21 @@ def fetch(repo_or_folder: str | os.PathLike, subfolder: str | None = None, **hub
         subfolder: inside it.
         hub: `revision`, `token`, `cache_dir`, `local_files_only` for `huggingface_hub.snapshot_download`.
     """
-    if (
-        Path(repo_or_folder).exists()
-        or str(repo_or_folder).count("/") > 1
-        or str(repo_or_folder).startswith((".", "/", "~"))
-    ):
-        return resolve_folder(Path(repo_or_folder).expanduser(), subfolder)
+    if not isinstance(repo_or_folder, str | os.PathLike) or not isinstance(subfolder, str | os.PathLike | None):
+        given = f"{repo_or_folder!r} with subfolder {subfolder!r}"
+        raise ArtefactError("repo_or_folder", given, "a folder made by save_pretrained, or a repo id")
+    name = os.path.expanduser(repo_or_folder)
+    if os.path.lexists(name) or name.count("/") > 1 or name.startswith((".", "/", "~")):
+        return resolve_folder(name, subfolder)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     wanted = [f"{subfolder}/{f}" if subfolder else f for f in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)]
     try:
-        return resolve_folder(snapshot_download(str(repo_or_folder), allow_patterns=wanted, **hub), subfolder)
+        return resolve_folder(snapshot_download(name, allow_patterns=wanted, **hub), subfolder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ArtefactError(
-            str(repo_or_folder),
-            f"is no folder here, and could not be fetched from the Hub ({str(error).splitlines()[0][:160]})",
-            "a folder made by save_pretrained, or a repo id",
-        ) from error
+        why = f"is no folder here, and could not be fetched from the Hub ({first_line(error)})"
+        raise ArtefactError(name[:200], why, "a folder made by save_pretrained, or a repo id") from error
 
 
 def load(folder: str | os.PathLike, subfolder: str | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -327,7 +328,8 @@ def load(folder: str | os.PathLike, subfolder: str | None = None) -> tuple[dict[
     try:
         data = (path / WEIGHTS_FILE).read_bytes()
     except OSError as error:
-        raise ArtefactError(str(path / WEIGHTS_FILE), f"could not be read ({error.strerror})") from error
+        why = f"could not be read ({first_line(error)})"
+        raise ArtefactError(str(path / WEIGHTS_FILE), why, "a file that may be read") from error
     sealed, tensors = _read_weights(data, path / WEIGHTS_FILE)
     _compare_config(path / CONFIG_FILE, sealed)
     return sealed, tensors

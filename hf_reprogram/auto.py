@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel
 
 from . import artefact
 from .config import ReprogramConfig
-from .errors import ArtefactError, did_you_mean
+from .errors import ArtefactError, UsageError, did_you_mean, first_line
 from .model import ReprogramModel
 from .wrap import config_of
 
 
 # What a config may name; nothing else that it says is ever looked up in transformers.
 AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+_HUB = ("token", "cache_dir", "local_files_only")
 
 
 class AutoReprogramModel:
@@ -44,12 +47,20 @@ class AutoReprogramModel:
             is_trainable: whether training goes on.
             revision: of the repo.
             subfolder: of the repo or folder.
-            base_kwargs: for the base's own `from_pretrained` (`dtype`, `device_map`, ...).
+            base_kwargs: for the base's own `from_pretrained` (`dtype`, `device_map`, ...); `token`, `cache_dir` and
+                `local_files_only` for the program too.
 
         Raises:
             ArtefactError: damaged or incomplete, or the base or processor is another than it was made for.
+            UsageError: `base_kwargs` beside a base that is loaded already.
         """
-        hub = {"revision": revision} if revision else {}
+        hub = {k: base_kwargs[k] for k in _HUB if k in base_kwargs} | ({"revision": revision} if revision else {})
+        unused = [k for k in base_kwargs if k not in _HUB]
+        if base_model is not None and unused:
+            known = ("base_model", "processing_class", "adapter_name", "is_trainable", "revision", "subfolder", *_HUB)
+            raise UsageError(
+                unused[0], "is for loading the base, and base_model is loaded", None, did_you_mean(unused[0], known)
+            )
         folder = artefact.fetch(repo_or_folder, subfolder, **hub)
         config = config_of(artefact.load(folder)[0], folder)
         if base_model is None:
@@ -64,12 +75,15 @@ def _load_base(config: ReprogramConfig, folder: Any, kwargs: dict[str, Any]) -> 
     if auto_class not in AUTO_CLASSES:
         raise ArtefactError(str(folder), f"base_auto_class {auto_class!r}", fix=did_you_mean(auto_class, AUTO_CLASSES))
     if not name:
-        raise ArtefactError(str(folder), "the base had no name when the program was saved", "base_model=...")
+        raise ArtefactError(str(folder), "its base had no name when it was saved", fix="pass base_model=...")
+    dtype = (config.fingerprint or {}).get("dtype")
+    if dtype in DTYPES:  # that of training: bytes of a cast base are other bytes, and its scores other scores
+        kwargs = {"dtype": getattr(torch, dtype), **kwargs}
     try:
         return getattr(transformers, auto_class).from_pretrained(name, **kwargs)
     except (OSError, ValueError) as error:
-        why = f"its base {name!r} could not be loaded ({str(error).splitlines()[0][:160]})"
-        raise ArtefactError(str(folder), why, "the base where it was, or base_model=...") from error
+        why = f"its base {name!r} could not be loaded ({first_line(error)})"
+        raise ArtefactError(str(folder), why, "the base where it was", "pass base_model=...") from error
 
 
 def _load_processor(config: ReprogramConfig, base: PreTrainedModel, folder: Any) -> Any:
@@ -77,5 +91,5 @@ def _load_processor(config: ReprogramConfig, base: PreTrainedModel, folder: Any)
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        why = f"the tokenizer of {name!r} could not be loaded ({str(error).splitlines()[0][:160]})"
-        raise ArtefactError(str(folder), why, "processing_class=...") from error
+        why = f"the tokenizer of {name!r} could not be loaded ({first_line(error)})"
+        raise ArtefactError(str(folder), why, "a tokenizer beside its base", "pass processing_class=...") from error

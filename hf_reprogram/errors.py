@@ -11,7 +11,8 @@ class ReprogramError(Exception):
 
     Args:
         where: the field, argument, file or row concerned, as the user wrote it (`"PromptConfig.template"`).
-        what: what was found there, with the user's own value.
+        what: what was found there, with the user's own value. Left out, `where` is the whole message: torch makes a
+            worker's error anew from its text alone, and would make it a RuntimeError if it could not.
         expected: what would have been right.
         fix: one thing to try.
 
@@ -21,9 +22,9 @@ class ReprogramError(Exception):
         'PromptConfig.template: no {answer}. Expected one answer slot. Fix: try "{text}{answer}"'
     """
 
-    def __init__(self, where: str, what: str, expected: str | None = None, fix: str | None = None) -> None:
+    def __init__(self, where: str, what: str = "", expected: str | None = None, fix: str | None = None) -> None:
         self.where, self.what, self.expected, self.fix = where, what, expected, fix
-        message = f"{where}: {what.rstrip('.')}"
+        message = f"{where}: {what.rstrip('.')}" if what else where
         if expected:
             message += f". Expected {expected.rstrip('.')}"
         if fix:
@@ -57,6 +58,17 @@ class BaseModelError(ReprogramError, ValueError):
 
 class UsageError(ReprogramError, RuntimeError):
     """A call that makes no sense in the present state of the model."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error, cut to a length that fits into one of ours.
+
+    Example:
+
+        >>> first_line(OSError("no such file")), first_line(KeyboardInterrupt())
+        ('no such file', 'KeyboardInterrupt')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def nearest(name: object, known: Iterable[str]) -> str | None:

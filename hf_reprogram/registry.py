@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 import pkgutil
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import Any, ClassVar
+from types import ModuleType, UnionType
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError, UsageError, did_you_mean
 
@@ -35,8 +34,19 @@ def option(
     return dataclasses.field(default=default, metadata=facts)
 
 
+class Strict(type):
+    """Dataclasses that refuse an unknown keyword with the nearest known one, where Python's TypeError names none."""
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:
+        known = [f.name for f in dataclasses.fields(cls) if f.init]
+        for name in given:
+            if name not in known:
+                raise ConfigError(f"{cls.__name__}.{name}", "no such option", fix=did_you_mean(name, known))
+        return super().__call__(*args, **given)
+
+
 @dataclasses.dataclass
-class Options:
+class Options(metaclass=Strict):
     """Base of every options class. `type` is the method's name; it is saved, so that JSON finds its class again."""
 
     type: str = dataclasses.field(default="", init=False)
@@ -47,39 +57,72 @@ class Options:
 
     def validate(self) -> None:
         """Raise a ConfigError for the first field outside its type or range."""
+        hints = _hints(type(self))
         for f in dataclasses.fields(self):
-            check_option(f, getattr(self, f.name), f"{type(self).__name__}.{f.name}")
+            check_option(f, getattr(self, f.name), hints[f.name], f"{type(self).__name__}.{f.name}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
-_PLAIN = {"int": int, "float": (int, float), "bool": bool, "str": str, "list": list, "dict": dict}
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
-def check_option(f: dataclasses.Field, value: Any, where: str) -> None:
-    """Type (plain JSON types only), choices and range of one field."""
-    wanted = str(f.type).replace(" ", "").split("|")
-    names = [w.partition("[")[0] for w in wanted]
-    if value is None:
-        if "None" not in names:
-            raise ConfigError(where, "None", " or ".join(wanted))
-        return
-    known = [n for n in names if n in _PLAIN]
-    # A bool is an int to Python, but `length=True` is a mistake.
-    matches = [n for n in known if isinstance(value, _PLAIN[n]) and (n == "bool" or not isinstance(value, bool))]
-    if known and not matches:
-        raise ConfigError(where, f"{value!r} is a {type(value).__name__}", " or ".join(wanted))
+def check_option(f: dataclasses.Field, value: Any, hint: Any, where: str) -> None:
+    """Type, choices and range of one field.
+
+    Args:
+        f: the field, as `option` made it.
+        value: what was given.
+        hint: its annotation, of plain JSON types.
+        where: how errors name the field.
+    """
+    wrong = misfit(value, hint, where)
+    if wrong is not None:
+        place, part, expected = wrong
+        what = "None" if part is None else f"{part!r} is a {type(part).__name__}"
+        raise ConfigError(place, what, expected.__name__ if type(expected) is type else str(expected))
     choices = f.metadata.get("choices")
-    if choices and isinstance(value, str) and value not in choices:
+    if choices and value is not None and value not in choices:
         raise ConfigError(where, f"{value!r} is not a choice", fix=did_you_mean(value, choices))
-    low, high = f.metadata.get("low"), f.metadata.get("high")
     if isinstance(value, int | float) and not isinstance(value, bool):
-        inside = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
-        if not inside:
+        low, high = f.metadata.get("low"), f.metadata.get("high")
+        finite = value == value and abs(value) != float("inf")
+        if not finite or (low is not None and value < low) or (high is not None and value > high):
             span = f"a number from {'-inf' if low is None else low} to {'inf' if high is None else high}"
             raise ConfigError(where, f"{value!r} is out of range", span)
+
+
+def misfit(value: Any, hint: Any, where: str) -> tuple[str, Any, Any] | None:
+    """The first part of a plain value that does not fit its annotation: (place, part, expected), or None.
+
+    Example:
+
+        >>> misfit({"good": [" good", 7]}, dict[str, list[str]], "words")
+        ("words['good'][1]", 7, <class 'str'>)
+        >>> misfit(True, int | None, "length")
+        ('length', True, int | None)
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        found = [misfit(value, each, where) for each in inner]
+        deepest = None if None in found else max(found, key=lambda f: len(f[0]))
+        return deepest if deepest is None or deepest[0] != where else (where, value, hint)
+    kind: Any = {float: (int, float), Any: object}.get(hint, origin or hint)
+    # A bool is an int to Python, but `length=True` is a mistake.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
+        return where, value, hint
+    checks: list[Any] = []
+    if origin is dict:
+        for key, part in value.items():
+            place = f"{where}[{key!r}]"
+            checks += [misfit(key, inner[0], place), misfit(part, inner[1], place)]
+    elif origin is list:
+        checks = [misfit(part, inner[0], f"{where}[{i}]") for i, part in enumerate(value)]
+    return next((c for c in checks if c is not None), None)
 
 
 def build(kind: str, value: Any, where: str) -> Options:
@@ -97,12 +140,7 @@ def build(kind: str, value: Any, where: str) -> Options:
             where, f"{value!r}", 'options, a name, or a dict with a "type"', f"known {kind}s: {', '.join(names(kind))}"
         )
     cls = options_class(kind, value["type"], where)
-    given = {k: v for k, v in value.items() if k != "type"}
-    allowed = [f.name for f in dataclasses.fields(cls) if f.name != "type"]
-    for key in given:
-        if key not in allowed:
-            raise ConfigError(f"{where}.{key}", f"{cls.__name__} has no such option", fix=did_you_mean(key, allowed))
-    return cls(**given)
+    return cls(**{str(k): v for k, v in value.items() if k != "type"})
 
 
 @cache
@@ -134,6 +172,7 @@ def method_class(kind: str, name: str, where: str = "") -> type:
         raise UsageError(
             f"{cls.__module__}.{cls.__name__}",
             f"registered as {kind} {name!r}, its options say {cls.Options.kind} {cls.Options.type!r}",
+            "an entry point of the name and the group that the options say",
         )
     return cls
 
@@ -142,7 +181,7 @@ def _method_in(module: ModuleType, name: str) -> type:
     for _, cls in inspect.getmembers(module, inspect.isclass):
         if cls.__module__ == module.__name__ and getattr(getattr(cls, "Options", None), "type", None) == name:
             return cls
-    raise UsageError(module.__name__, f"holds no class whose Options.type is {name!r}")
+    raise UsageError(module.__name__, f"holds no class whose Options.type is {name!r}", "the class of the method")
 
 
 def options_class(kind: str, name: str, where: str = "") -> type[Options]:
