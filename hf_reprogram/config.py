@@ -11,11 +11,11 @@ from typing import Any
 from peft import PeftConfig
 
 from .errors import ConfigError, did_you_mean
-from .losses import LOSSES
 from .registry import Options, build, method_class
 
 
 PEFT_TYPE = "REPROGRAM"
+PROBLEM_TYPES = ("single_label_classification",)
 FORMAT_VERSION = 1
 
 
@@ -85,9 +85,9 @@ class ReprogramConfig(PeftConfig):
             raise ConfigError(
                 "ReprogramConfig.target_modules", f"{self.target_modules!r}", "None: programs sit outside the base"
             )
-        if self.problem_type not in LOSSES:
-            raise ConfigError(
-                "ReprogramConfig.problem_type", f"{self.problem_type!r}", fix=did_you_mean(self.problem_type, LOSSES)
+        if self.problem_type not in PROBLEM_TYPES:
+            fix = did_you_mean(self.problem_type, PROBLEM_TYPES)
+            raise ConfigError("ReprogramConfig.problem_type", f"{self.problem_type!r}", fix=fix)
             )
         if self.format_version != FORMAT_VERSION:
             raise ConfigError(

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from hf_reprogram.losses import single_label
+from hf_reprogram.config import PROBLEM_TYPES
+from hf_reprogram.losses import LOSSES, single_label
 
 
 LOGITS = torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0]])  # softmax (1/4, 3/4) and (4/5, 1/5)
@@ -34,3 +35,7 @@ def test_a_class_that_a_row_does_not_have_changes_nothing() -> None:
     loss.backward()
     assert loss.item() == pytest.approx(single_label(LOGITS, LABELS).item())
     assert padded.grad.isfinite().all() and (padded.grad[:, 2:] == 0).all()
+
+
+def test_every_problem_type_has_a_loss() -> None:
+    assert tuple(LOSSES) == PROBLEM_TYPES

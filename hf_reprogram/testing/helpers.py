@@ -56,6 +56,7 @@ def _gap(a: Tensor, b: Tensor) -> float:
 
 
 def close(a: Tensor, b: Tensor, limit: float, what: str) -> None:
+    """Raise where two tensors differ in shape, or by more than `limit`; names what and how much."""
     gap = _gap(a, b) if a.shape == b.shape else float("nan")
     assert gap <= limit, (
         f"{what}: difference {gap:.3g} of shapes {tuple(a.shape)}, {tuple(b.shape)}; allowed {limit:g}"
@@ -63,11 +64,13 @@ def close(a: Tensor, b: Tensor, limit: float, what: str) -> None:
 
 
 def fit(model: ReprogramModel) -> None:
+    """Fit the active mapping where it needs that."""
     if model.active_mapping().needs_fit:
         model.fit_mapping(ROWS)
 
 
 def loss_of(model: ReprogramModel, rows: list[dict[str, Any]], num_items: Tensor | None = None) -> Tensor:
+    """The loss of some rows; without a mapping, a smooth function of all outputs."""
     if model.active_mapping().options.type == "none":
         columns = model.collator()([{**row, "label": None} for row in rows])
         logits = model(**columns).logits
@@ -77,6 +80,7 @@ def loss_of(model: ReprogramModel, rows: list[dict[str, Any]], num_items: Tensor
 
 
 def train_step(model: ReprogramModel) -> None:
+    """One large step of plain SGD on all that trains."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if parameters:
         optimizer = torch.optim.SGD(parameters, lr=0.5)
