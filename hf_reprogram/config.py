@@ -88,7 +88,6 @@ class ReprogramConfig(PeftConfig):
         if self.problem_type not in PROBLEM_TYPES:
             fix = did_you_mean(self.problem_type, PROBLEM_TYPES)
             raise ConfigError("ReprogramConfig.problem_type", f"{self.problem_type!r}", fix=fix)
-            )
         if self.format_version != FORMAT_VERSION:
             raise ConfigError(
                 "ReprogramConfig.format_version",
