@@ -46,9 +46,16 @@ def __getattr__(name: str) -> Any:
     if value is None:
         from .errors import did_you_mean
 
-        raise AttributeError(f"module 'hf_reprogram' has no attribute {name!r}; {did_you_mean(name, _NAMES)}")
+        known = {*_NAMES, *_option_names()} if name.endswith("Config") else _NAMES
+        raise AttributeError(f"module 'hf_reprogram' has no attribute {name!r}; {did_you_mean(name, known)}")
     globals()[name] = value
     return value
+
+
+def _option_names() -> list[str]:
+    from .registry import KINDS, names, options_class
+
+    return [options_class(kind, name).__name__ for kind in KINDS for name in names(kind)]
 
 
 def __dir__() -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .errors import UsageError
 
 
 IGNORED = -100
@@ -23,9 +26,24 @@ def single_label(logits: Tensor, labels: Tensor, num_items: Tensor | int | None 
     Returns:
         A scalar in nats, float32.
     """
+    _check(logits, labels)
     if num_items is None:
         return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED)
     return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum") / num_items
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    """Raise for labels that are none of these classes, in words rather than in torch's."""
+    if labels.dtype != torch.int64:
+        raise UsageError("labels", f"of type {str(labels.dtype).removeprefix('torch.')}", "int64 ids")
+    if labels.shape != logits.shape[:1]:
+        raise UsageError("labels", f"{labels.numel()} of them", f"one for each of {len(logits)} rows")
+    counted = labels[labels != IGNORED]
+    if counted.numel():
+        low, high = torch.stack(counted.aminmax()).tolist()
+        if low < 0 or high >= logits.shape[1]:
+            odd = low if low < 0 else high
+            raise UsageError("labels", f"{odd} is outside the labels", f"0 to {logits.shape[1] - 1}")
 
 
 LOSSES = {"single_label_classification": single_label}

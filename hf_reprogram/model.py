@@ -22,7 +22,7 @@ from .errors import ConfigError, UsageError, did_you_mean
 from .reprogrammed import Reprogrammed
 from .template import columns, parse
 from .tuner import build_parts, check_adapter_name, parts_state
-from .wrap import config_of, resolve, start, watch_rates, wrap
+from .wrap import as_artefact, check_processor, config_of, resolve, start, watch_rates, wrap
 
 
 logger = logging.getLogger(__name__)
@@ -64,13 +64,15 @@ class ReprogramModel(PeftModel):
             ArtefactError: damaged or incomplete, or made for another base or processor.
         """
         check_adapter_name(adapter_name)
+        check_processor(processing_class)
         folder = artefact.fetch(model_id, subfolder, **hub)
         sealed, tensors = artefact.load(folder)
         config = config_of(sealed, folder)
         wrapped = wrap(model)
         try:
             artefact.check_fingerprint(config.fingerprint, artefact.identity(model, processing_class), str(folder))
-            made = cls(wrapped, config, adapter_name)
+            with as_artefact(folder):
+                made = cls(wrapped, config, adapter_name)
             artefact.fill(made.base_model.state(adapter_name), tensors, str(folder))
         except Exception:
             wrapped.backbone.restore()
@@ -154,7 +156,16 @@ class ReprogramModel(PeftModel):
             raise ConfigError("adapter_name", f"{adapter_name!r} exists", "a new name", "delete_adapter first")
         config = resolve(peft_config, self.backbone, self.processing_class)
         self.base_model.fill(adapter_name, config, build_parts(config, self.backbone))
-        start(self, adapter_name, seed)
+        try:
+            start(self, adapter_name, seed)
+        except Exception:
+            self._forget(adapter_name)
+            raise
+
+    def _forget(self, adapter_name: str) -> None:
+        for site in self.base_model.sites():
+            del site.entries[adapter_name]
+        del self.peft_config[adapter_name]
 
     def load_adapter(
         self,
@@ -186,7 +197,8 @@ class ReprogramModel(PeftModel):
 
     def _install(self, name: str, config: ReprogramConfig, tensors: dict[str, Tensor], where: str) -> None:
         """Put a loaded program into the sites. Nothing of the model is touched before everything is checked."""
-        parts = build_parts(config, self.backbone)
+        with as_artefact(where):
+            parts = build_parts(config, self.backbone)
         artefact.fill(parts_state(parts), tensors, where)
         old = self.peft_config.get(name)
         if old is not None and (old.program, old.mapping) == (config.program, config.mapping):
@@ -227,9 +239,7 @@ class ReprogramModel(PeftModel):
             )
         if adapter_name == self.active_name():
             self.set_adapter(next(name for name in self.peft_config if name != adapter_name))
-        for site in self.base_model.sites():
-            del site.entries[adapter_name]
-        del self.peft_config[adapter_name]
+        self._forget(adapter_name)
 
     def unload(self) -> PreTrainedModel:
         """The base, with every flag as it was found."""
@@ -244,7 +254,7 @@ class ReprogramModel(PeftModel):
             fix="unload() gives the base back; save_pretrained() keeps the program",
         )
 
-    merge_adapter = merge_and_unload
+    merge_adapter = unmerge_adapter = merge_and_unload
 
     def train(self, mode: bool = True) -> ReprogramModel:
         """Wake program and mapping; the base stays asleep."""
@@ -395,4 +405,4 @@ def get_reprogram_model(
         raise
     made._tell_labels()
     watch_rates(made)
-    return made
+    return made.eval()

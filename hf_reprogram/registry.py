@@ -41,7 +41,8 @@ class Strict(type):
         known = [f.name for f in dataclasses.fields(cls) if f.init]
         for name in given:
             if name not in known:
-                raise ConfigError(f"{cls.__name__}.{name}", "no such option", fix=did_you_mean(name, known))
+                word = "option" if issubclass(cls, Options) else "field"
+                raise ConfigError(f"{cls.__name__}.{name}", f"no such {word}", fix=did_you_mean(name, known))
         return super().__call__(*args, **given)
 
 

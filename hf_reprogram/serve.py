@@ -22,7 +22,10 @@ def score(model: Any, rows: Any, batch_size: int = 32, progress: bool | None = N
         batch_size: rows per forward.
         progress: show a bar; None shows one from 200 rows on.
     """
-    made = model.collator().lay_out(as_rows(rows, model.text_column()), labelled=False)
+    rows = as_rows(rows, model.text_column())
+    made = model.collator().lay_out(rows, labelled=False)
+    for name in {row.get("adapter") for row in rows}:
+        model.label_names(name)  # raises where there is nothing to score
     return _logits(model, made, batch_size, progress)
 
 
@@ -52,6 +55,7 @@ def batches(
     model: Any, made: Sequence[Any], batch_size: int = 32, progress: bool | None = None
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """(indices of rows, columns on the base's device) of laid out rows, longest first: little padding (P§C)."""
+    _at_least_one("batch_size", batch_size)
     collator, device = model.collator(), model.backbone.device
     order = sorted(range(len(made)), key=lambda i: -len(made[i].ids))
     show = len(made) >= 200 if progress is None else progress
@@ -62,6 +66,11 @@ def batches(
         yield index, {k: v.to(device) if isinstance(v, Tensor) else v for k, v in columns.items()}
 
 
+def _at_least_one(where: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(where, f"{value!r}", "a whole number from 1")
+
+
 def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, progress: bool | None = None) -> list:
     """The label and its probability for each row: `[{"label": "negative", "score": 0.97}]`.
 
@@ -69,6 +78,7 @@ def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, 
         rows: a text, a dict row, or a list of these.
         top_k: labels per row; 1 gives a dict per row, more (or None, for all) a list of dicts.
     """
+    _at_least_one("top_k", 1 if top_k is None else top_k)
     rows = as_rows(rows, model.text_column())
     names = [model.label_names(row.get("adapter")) for row in rows]
     probabilities = score(model, rows, batch_size, progress).softmax(1)
@@ -110,7 +120,7 @@ def fit_mapping(model: Any, rows: Any = None, batch_size: int = 32, features: An
     """
     mapping = model.active_mapping()
     if mapping.estimated == "never":
-        raise UsageError("fit_mapping", f"the mapping {mapping.options.type!r} estimates nothing")
+        raise UsageError("fit_mapping", f"the mapping {mapping.options.type!r} estimates nothing", fix="train it")
     own = mapping.calibration_rows()
     if own is not None:
         rows = [dict.fromkeys(model.columns(), text) for text in own]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 from weakref import WeakSet
@@ -11,11 +13,12 @@ from weakref import WeakSet
 import torch
 from peft import PeftModel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from . import artefact
 from .backbone.probe import probe
 from .config import ReprogramConfig
+from .data.text import TextCollator, layout_of
 from .errors import ArtefactError, BaseModelError, ConfigError
 from .registry import method_class
 from .reprogrammed import Reprogrammed
@@ -48,6 +51,9 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
         raise ConfigError("config", f"{config!r} is a {type(config).__name__}"[:120], "a ReprogramConfig")
     config = copy.deepcopy(config)
     config.validate()
+    check_processor(processor)
+    for part in (*config.programs, config.mapping):
+        part.validate()  # again: a field may have been set since
     config.mapping.resolve(processor, config.labels)
     _check_answer(config, backbone, processor)
     config.base_model_name_or_path = backbone.base.config._name_or_path or None
@@ -86,14 +92,39 @@ def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> Non
         raise ConfigError(
             where, "{answer} needs a mask token, and the tokenizer has none", "a tokenizer with mask_token"
         )
+    if processor is not None:
+        # Made and thrown away: it raises where slots and words leave no room for text.
+        TextCollator(processor, {"default": layout_of(template, config.labels)}, "default", backbone.facts)
+
+
+def check_processor(processor: Any) -> None:
+    """Raise where `processing_class` is given and is no tokenizer (a name, say)."""
+    if processor is not None and not isinstance(processor, PreTrainedTokenizerBase):
+        what = f"{processor!r} is a {type(processor).__name__}"[:120]
+        raise ConfigError("processing_class", what, "a tokenizer", "AutoTokenizer.from_pretrained(...)")
+
+
+@contextmanager
+def as_artefact(where: Any) -> Iterator[None]:
+    """What a loaded config lets go wrong is told as a fault of the artefact, with the place."""
+    try:
+        yield
+    except (ConfigError, TypeError, KeyError, IndexError) as error:
+        why = f"its config is not ours ({error})"
+        raise ArtefactError(str(where), why, "a config written by save_pretrained") from error
 
 
 def config_of(sealed: dict[str, Any], where: Any) -> ReprogramConfig:
-    """The config of a loaded artefact."""
-    try:
-        return ReprogramConfig.from_dict(sealed)
-    except (ConfigError, TypeError, ValueError) as error:
-        raise ArtefactError(str(where), f"its config is not ours ({error})") from error
+    """The config of a loaded artefact: valid, and with everything filled in that needs no tokenizer again."""
+    with as_artefact(where):
+        try:
+            config = ReprogramConfig.from_dict(sealed)
+        except ValueError as error:  # PEFT's own checks
+            raise error if isinstance(error, ConfigError) else ConfigError("config", str(error)) from error
+        if config.embedding_rms is None:
+            raise ConfigError("ReprogramConfig.embedding_rms", "None", "a positive number")
+        config.mapping.resolve(None, config.labels)
+    return config
 
 
 def start(model: Any, name: str, seed: int) -> None:

@@ -75,7 +75,7 @@ def test_without_a_tokenizer_rows_cannot_be_laid_out() -> None:
     base, _ = tiny("llama")
     model = get_reprogram_model(base, ReprogramConfig(program="prompt"))
     with pytest.raises(UsageError, match="processing_class=tokenizer"):
-        model.score("good")
+        model.generate("good")
 
 
 def test_explain_prints_the_mapping_with_its_token_ids() -> None:

@@ -42,12 +42,14 @@ class Facts:
         answer_step: the decoder position that is read, for `decoder`.
         padding_side: the side on which rows are padded.
         max_length: positions the base has, slots included; None where it has no limit.
+        vocabulary: rows of the embedding table; None where it is not known.
     """
 
     answer: str
     answer_step: int
     padding_side: str
     max_length: int | None
+    vocabulary: int | None = None
 
 
 def kind_of(base: PreTrainedModel) -> str:
@@ -136,7 +138,9 @@ class TextBackbone:
     def facts(self) -> Facts:
         """What the collator must know."""
         limit = getattr(self.base.config, "max_position_embeddings", None)
-        return Facts(_KINDS[self.kind][1], max(len(self.decoder_prefix) - 1, 0), self.family.sides[0], limit)
+        return Facts(
+            _KINDS[self.kind][1], max(len(self.decoder_prefix) - 1, 0), self.family.sides[0], limit, self.vocab_size
+        )
 
     # Embedding
 
@@ -279,6 +283,8 @@ class TextBackbone:
 
     def generate(self, batch: Batch, **kwargs: Any) -> Tensor:
         """The base's own `generate` on embedded rows; new tokens only, (batch, new)."""
+        if self.kind == "masked":
+            raise UsageError("generate", f"{type(self.base).__name__} writes no text", "a causal or seq2seq base")
         return self.base.generate(inputs_embeds=batch.embeds, attention_mask=batch.attention_mask, **kwargs)
 
     # Flags on the base

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ def label_names(features: Any) -> list[str] | None:
     if isinstance(features, Mapping):
         found = next((features[c] for c in LABEL_COLUMNS if c in features), None)
         return list(found.names) if getattr(found, "names", None) else None
-    if isinstance(features, Sequence) and all(isinstance(n, str) for n in features):
+    if isinstance(features, Sequence) and not isinstance(features, str) and all(isinstance(n, str) for n in features):
         return list(features)
     raise DataError(
         "features", f"{features!r}", "dataset.features, or the list of label names in the order of their ids"
@@ -66,20 +67,19 @@ def label_id(value: Any, labels: Sequence[str], names: Sequence[str] | None, whe
         if value not in labels:
             raise DataError(where, f"unknown label {value!r}", fix=did_you_mean(value, labels))
         return list(labels).index(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        try:  # numpy and torch integers
-            value = value.__index__() if not isinstance(value, bool) else None
-        except (AttributeError, TypeError):
-            value = None
-        if value is None:
-            raise DataError(where, "is neither a label's name nor its id", f"one of {list(labels)}")
+    try:  # numpy's and torch's integers too, but no truth value: True is an int to Python
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise DataError(where, f"{value!r} is neither a label's name nor its id", f"one of {list(labels)}")
     if names is None:
         raise DataError(
             where,
-            f"{value} is an integer, and nothing says which label it means",
+            f"{number} is an integer, and nothing says which label it means",
             f"one of {list(labels)}",
             "pass collator(features=dataset.features), or the list of names in the order of their ids",
         )
-    if not 0 <= value < len(names):
-        raise DataError(where, f"{value} is outside the labels", f"0 to {len(names) - 1}")
-    return label_id(names[value], labels, None, where)
+    if not 0 <= number < len(names):
+        raise DataError(where, f"{number} is outside the labels", f"0 to {len(names) - 1}")
+    return label_id(names[number], labels, None, where)

@@ -83,8 +83,8 @@ class TextCollator:
         """Rows as ids and slots, each cut to the base's length, not padded yet; labels too, unless told otherwise."""
         made = []
         for i, row in enumerate(as_rows(rows, "text")):
-            name = row.get("adapter") or self.active
-            if name not in self.layouts:
+            name = self.active if row.get("adapter") is None else row["adapter"]
+            if not isinstance(name, str) or name not in self.layouts:
                 raise DataError(
                     f"rows[{i}]['adapter']",
                     f"unknown program {name!r}",
@@ -139,6 +139,13 @@ class TextCollator:
             else:
                 self._add(out, parts[i] if isinstance(piece, Column) else self.words[piece.text])
         self._add(out, self.suffix)
+        if self.facts.vocabulary is not None and max(out.ids, default=0) >= self.facts.vocabulary:
+            odd = self.tokenizer.convert_ids_to_tokens(max(out.ids))
+            raise DataError(
+                where,
+                f"token {odd!r} has id {max(out.ids)}, outside the base's vocabulary of {self.facts.vocabulary}",
+                "the base's own tokenizer",
+            )
         if not out.ids:
             raise DataError(where, f"{dict(row)!r} gives no token at all", "a text with at least one token")
         return out
@@ -214,7 +221,7 @@ class TextCollator:
         if self.limit is not None and fixed + len(columns(layout.pieces)) > self.limit:
             raise ConfigError(
                 "template",
-                f"slots and words of {name!r} take {fixed} of {self.limit} positions and leave no room for text",
+                f"{fixed} slots and words of {name!r} leave no room for text in the base's {self.limit} positions",
                 f"at most {self.limit - len(columns(layout.pieces))}",
                 "fewer slots",
             )

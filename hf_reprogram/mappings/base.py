@@ -91,7 +91,7 @@ class Mapping(nn.Module):
 
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
         """Estimate the map from the readouts (rows, K) of all rows and their labels (rows,)."""
-        raise UsageError(f"{type(self).__name__}.fit", "this mapping estimates nothing")
+        raise UsageError(f"{type(self).__name__}.fit", "this mapping estimates nothing", fix="train it")
 
     def explain(self) -> dict[str, Any]:
         """What the map does, as plain values."""

@@ -55,8 +55,10 @@ class LinearConfig(MappingOptions):
                 "None",
                 "the names of the target labels: the linear mapping has none of its own",
             )
-        if self.on == "rows" and self.ids is None:
+        if self.on == "rows" and (tokenizer is not None or self.ids is None):
             self.ids = [one_token(tokenizer, word, "LinearConfig.words") for word in self.words]
+        if len(self.ids or []) != len(self.words):
+            raise ConfigError("LinearConfig.ids", f"{self.ids!r}", "one token id for each of the words")
 
 
 class Linear(Mapping):
@@ -79,6 +81,8 @@ class Linear(Mapping):
 
     def __init__(self, options: LinearConfig, backbone: Any, labels: list[str], problem_type: str) -> None:
         super().__init__(options, backbone, labels, problem_type)
+        if options.ids and (max(options.ids) >= backbone.head.size or min(options.ids) < 0):
+            raise ConfigError("LinearConfig.ids", f"{options.ids!r}", f"token ids below {backbone.head.size}")
         size = {"state": backbone.state_width, "rows": len(options.words), "source": backbone.head.size}[options.on]
         matrix, bias = torch.zeros(len(labels), size), torch.zeros(len(labels))
         if options.solver == "gradient":

@@ -64,18 +64,21 @@ class VerbalizerConfig(MappingOptions):
                 "texts of the domain",
                 "calibration='contextual' uses content-free texts",
             )
-        if not self.calibration_texts or not all(isinstance(t, str) for t in self.calibration_texts):
+        if not self.calibration_texts or not all(isinstance(t, str) and t.strip() for t in self.calibration_texts):
             raise ConfigError("VerbalizerConfig.calibration_texts", f"{self.calibration_texts!r}", "a list of texts")
 
     def labels(self) -> list[str] | None:
         return list(self.words)
 
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
-        if self.ids is None:
+        if tokenizer is not None or self.ids is None:  # ids of another tokenizer mean other words
             self.ids = {
                 label: [one_token(tokenizer, w, f"VerbalizerConfig.words[{label!r}]") for w in self.words[label]]
                 for label in labels
             }
+        counts = {label: len(self.words[label]) for label in labels}
+        if {label: len(ids) for label, ids in self.ids.items()} != counts:
+            raise ConfigError("VerbalizerConfig.ids", f"{self.ids!r}", "one token id for each of the words")
         owner: dict[int, str] = {}
         for label, ids in self.ids.items():
             for word, token in zip(self.words[label], ids, strict=True):

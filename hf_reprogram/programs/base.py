@@ -107,6 +107,15 @@ def banked(states: list[Tensor], owner: Tensor | None, batch: Batch, backbone: A
             "make batches with model.collator()",
         )
     index = batch.slot_index  # (batch, time), -1 where the text stands
+    if index.shape != batch.input_ids.shape:
+        raise UsageError(
+            "slot_index", f"of shape {tuple(index.shape)}", f"{tuple(batch.input_ids.shape)}, as input_ids"
+        )
+    sizes = torch.tensor([len(s) for s in states], device=index.device)
+    size = sizes if owner is None else sizes[owner].unsqueeze(1)  # (1,) or (batch, 1)
+    if bool((index >= size).any()):
+        what = f"slot {int(index.max())}, and a program of {int(size.min())} slots"
+        raise UsageError("slot_index", what, "rows laid out for this program")
     embeds = backbone.embed(batch.input_ids)  # (batch, time, width)
     slots = torch.cat(states) if len(states) > 1 else states[0]
     if not len(slots):
@@ -114,8 +123,7 @@ def banked(states: list[Tensor], owner: Tensor | None, batch: Batch, backbone: A
     here = (index >= 0).unsqueeze(-1)
     index = index.clamp(min=0)
     if owner is not None:
-        sizes = torch.tensor([0] + [len(s) for s in states[:-1]], device=index.device)
-        index = index + sizes.cumsum(0)[owner].unsqueeze(1) * here.squeeze(-1)
+        index = index + (sizes.cumsum(0) - sizes)[owner].unsqueeze(1) * here.squeeze(-1)
     # A lookup, not `slots[index]`: its backward adds up rows in a fixed order.
     vectors = nn.functional.embedding(index, slots).to(embeds.dtype)  # (batch, time, width)
     return replace(batch, embeds=torch.where(here, vectors, embeds))

@@ -112,7 +112,11 @@ class Prompt(SlotProgram):
         elif init == "mask":
             start = backbone.vectors([self._mask_id(tokenizer)] * count)
         else:
-            start = backbone.vectors(self._word_ids(tokenizer))
+            ids = self._word_ids(tokenizer)
+            if max(ids) >= backbone.vocab_size:
+                what = f"{self.options.init_text!r} has token {max(ids)}, outside the base's vocabulary"
+                raise ConfigError("PromptConfig.init_text", what, f"ids below {backbone.vocab_size}")
+            start = backbone.vectors(ids)
         self.slots.copy_(start.to(self.slots) / self.scale)
 
     def _normal(self, backbone: Any, generator: torch.Generator) -> Tensor:
