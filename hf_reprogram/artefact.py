@@ -1,4 +1,4 @@
-"""The folder that is shared: fingerprint, atomic save, strict load.
+"""The folder that is shared: checksums, atomic save, strict load.
 
 `adapter_model.safetensors` is the truth: its metadata holds the whole config, so that replacing this one file commits
 a save. `adapter_config.json` follows for people and for PEFT. A kill at any moment leaves the old artefact or the new
@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import time
-import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import ArtefactError, did_you_mean, first_line
 
@@ -31,117 +30,6 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "adapter_config.json", "adapter_model.safetensors", "README.md"
 _METADATA = "hf_reprogram"  # ONE key: safetensors writes several in no fixed order, and a second save must be equal
-
-
-# Fingerprints
-
-
-def _hasher() -> tuple[str, Any]:
-    """xxh3_128 hashes 540 MB in 25 ms, sha256 in 330 ms (P§F); the name is stored beside the digest."""
-    try:
-        import xxhash
-    except ImportError:
-        return "sha256", hashlib.sha256()
-    return "xxh3_128", xxhash.xxh3_128()
-
-
-_MEMO: weakref.WeakKeyDictionary[Any, tuple[Any, dict[str, str]]] = weakref.WeakKeyDictionary()
-
-
-def base_fingerprint(base: nn.Module) -> dict[str, str]:
-    """Identity of a base: all bytes of its tensors, and the config fields that alter its forward.
-
-    Memoised per object; an in-place edit of any tensor is seen, because its version counter rises.
-    """
-    tensors = _unique_tensors(base)
-    state = tuple((t.data_ptr(), t._version) for t in tensors.values())
-    known = _MEMO.get(base)
-    if known is not None and known[0] == state:
-        return known[1]
-    algorithm, digest = _hasher()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
-    config = {k: v for k, v in base.config.to_dict().items() if k not in _CONFIG_NOISE}
-    config["attention"] = base.config._attn_implementation
-    text = json.dumps(config, sort_keys=True, default=str)
-    found = {
-        "class": type(base).__name__,
-        "width": str(base.get_input_embeddings().weight.shape[1]),
-        "dtype": str(base.dtype).removeprefix("torch."),
-        "weights": f"{algorithm}:{digest.hexdigest()}",
-        "config": hashlib.sha256(text.encode()).hexdigest()[:32],
-    }
-    _MEMO[base] = (state, found)
-    return found
-
-
-# Names, versions and the output side change nothing that the body computes; use_cache is a matter of speed.
-_CONFIG_NOISE = {
-    "_name_or_path", "transformers_version", "architectures", "id2label", "label2id", "problem_type", "use_cache",
-    "dtype", "output_hidden_states", "output_attentions", "return_dict",
-}  # fmt: skip
-
-
-def _unique_tensors(base: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name, tied ones once."""
-    seen: dict[int, str] = {}
-    tensors = {}
-    for name, tensor in base.state_dict(keep_vars=True).items():
-        if seen.setdefault(tensor.data_ptr() if tensor.numel() else id(tensor), name) == name:
-            tensors[name] = tensor
-    return tensors
-
-
-def processor_fingerprint(processor: Any) -> str | None:
-    """Identity of a tokenizer: its vocabulary, rules and special tokens, not its padding state."""
-    if processor is None:
-        return None
-    known = _MEMO.get(processor)
-    state = (len(processor), str(processor.special_tokens_map))
-    if known is not None and known[0] == state:
-        return known[1]["processor"]
-    backend = getattr(processor, "backend_tokenizer", None)
-    if backend is not None:
-        # A call with padding or truncation leaves its mark in the backend; the identity must not change with it.
-        rules = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
-    else:
-        rules = sorted(processor.get_vocab().items())
-    text = json.dumps([rules, processor.special_tokens_map], sort_keys=True, default=str)
-    found = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-    _MEMO[processor] = (state, {"processor": found})
-    return found
-
-
-_DIFFERENCES = {
-    "class": "a base of another class", "width": "a base of another width", "config": "a base with another config",
-    "dtype": "a base in another dtype", "weights": "a base with other weights",
-    "processor": "another tokenizer or feature extractor",
-}  # fmt: skip
-
-
-def check_fingerprint(saved: Mapping[str, Any] | None, present: Mapping[str, Any], where: str) -> None:
-    """Raise an ArtefactError where the program was made for another base or processor; names both sides.
-
-    A program made without a processor suits any; one whose fingerprint leaves out anything else proves nothing.
-    """
-    for key, text in _DIFFERENCES.items():
-        theirs, ours = (saved or {}).get(key), present.get(key)
-        if theirs is None and key != "processor":
-            why = f"its fingerprint does not say the {key} of its base"
-            raise ArtefactError(where, why, "a program saved by hf_reprogram", "save it again")
-        if theirs is not None and ours is not None and theirs != ours:
-            raise ArtefactError(
-                where,
-                f"made for {text}: {theirs} is not {ours}",
-                "the base and processor that it was trained with",
-                "AutoReprogramModel.from_pretrained loads the right ones",
-            )
-
-
-def identity(base: nn.Module, processor: Any) -> dict[str, str | None]:
-    """The fingerprint that goes into a config: of the base, and of the processor where there is one."""
-    return {**base_fingerprint(base), "processor": processor_fingerprint(processor)}
 
 
 # Checksums

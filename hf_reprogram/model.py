@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from . import artefact, serve
+from . import artefact, fingerprint, serve
 from .card import model_card
 from .config import ReprogramConfig
 from .data.rows import label_names
@@ -70,7 +70,9 @@ class ReprogramModel(PeftModel):
         config = config_of(sealed, folder)
         wrapped = wrap(model)
         try:
-            artefact.check_fingerprint(config.fingerprint, artefact.identity(model, processing_class), str(folder))
+            fingerprint.check_fingerprint(
+                config.fingerprint, fingerprint.identity(model, processing_class), str(folder)
+            )
             with as_artefact(folder):
                 made = cls(wrapped, config, adapter_name)
             artefact.fill(made.base_model.state(adapter_name), tensors, str(folder))
@@ -187,8 +189,8 @@ class ReprogramModel(PeftModel):
         folder = artefact.fetch(model_id, subfolder, **hub)
         sealed, tensors = artefact.load(folder)
         config = config_of(sealed, folder)
-        present = artefact.identity(self.backbone.base, self.processing_class)
-        artefact.check_fingerprint(config.fingerprint, present, str(folder))
+        present = fingerprint.identity(self.backbone.base, self.processing_class)
+        fingerprint.check_fingerprint(config.fingerprint, present, str(folder))
         self._install(adapter_name, config, tensors, str(folder))
         active = adapter_name == self.active_name()
         self.base_model.set_requires_grad(adapter_name, is_trainable or (active and self._trains()))
@@ -284,9 +286,7 @@ class ReprogramModel(PeftModel):
         """
         names = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
         for name in names:
-            config, tensors = self._config_of(name), self.base_model.state(name)
-            if state_dict is not None:
-                tensors = self._gathered(name, tensors, state_dict)
+            config, tensors = self._config_of(name), self.base_model.state(name, state_dict)
             folder = (
                 os.fspath(save_directory)
                 if name == "default" or len(names) == 1
@@ -295,18 +295,6 @@ class ReprogramModel(PeftModel):
             if is_main_process:
                 values = {**config.to_dict(), "inference_mode": True, "checksum": None}
                 artefact.save(folder, values, tensors, model_card(config, tensors))
-
-    def _gathered(self, name: str, tensors: dict[str, Tensor], state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Values of our tensors in a whole-model state dict."""
-        by_end = {
-            key.partition(".program.reprogram_")[2] or key.partition(".mapping.reprogram_")[2]: v
-            for key, v in state_dict.items()
-        }
-        found = {}
-        for key, tensor in tensors.items():
-            site, _, rest = key.partition(".")
-            found[key] = by_end.get(f"{site}.{name}.{rest}", tensor)
-        return found
 
     def push_to_hub(
         self,

@@ -7,7 +7,7 @@ modules; the tuner replaces these by layers that keep one entry per adapter. The
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -229,9 +229,20 @@ class ReprogramTuner(BaseTuner):
         """The two layers."""
         return self.model.program, self.model.mapping
 
-    def state(self, adapter_name: str) -> dict[str, Tensor]:
-        """Everything that is saved of an adapter: `program.0.slots`, `mapping.offset`, ..."""
-        return parts_state(tuple(site.entries[adapter_name] for site in self.sites()))
+    def state(self, adapter_name: str, whole: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Everything that is saved of an adapter: `program.0.slots`, `mapping.offset`, ...
+
+        Args:
+            adapter_name: the adapter.
+            whole: gathered state of a sharded model, as Trainer passes it; values are taken from there.
+        """
+        found = parts_state(tuple(site.entries[adapter_name] for site in self.sites()))
+        gathered = {key.partition(f".{PREFIX}")[2]: tensor for key, tensor in (whole or {}).items()}
+        return {
+            key: gathered.get(f"{site}.{adapter_name}.{rest}", tensor)
+            for key, tensor in found.items()
+            for site, _, rest in [key.partition(".")]
+        }
 
 
 def strip_name(key: str, adapter_name: str) -> str:

@@ -15,11 +15,11 @@ from peft import PeftModel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from . import artefact
 from .backbone.probe import probe
 from .config import ReprogramConfig
 from .data.text import TextCollator, layout_of
 from .errors import ArtefactError, BaseModelError, ConfigError
+from .fingerprint import identity
 from .registry import method_class
 from .reprogrammed import Reprogrammed
 from .template import Answer, has_answer, parse
@@ -59,7 +59,7 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
     config.base_model_name_or_path = backbone.base.config._name_or_path or None
     config.base_auto_class = backbone.auto_class
     config.embedding_rms = backbone.rms()
-    config.fingerprint = artefact.identity(backbone.base, processor)
+    config.fingerprint = identity(backbone.base, processor)
     return config
 
 

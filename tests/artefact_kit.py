@@ -111,8 +111,15 @@ def forge(
 def write(folder: Path, sealed: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """The two files as `artefact.save` would write them, without its checks."""
     data = save_tensors(dict(tensors), metadata={"hf_reprogram": json.dumps(sealed, sort_keys=True)})
-    (folder / artefact.WEIGHTS_FILE).write_bytes(data)
-    (folder / artefact.CONFIG_FILE).write_text(json.dumps(sealed))
+    overwrite(folder / artefact.WEIGHTS_FILE, data)
+    overwrite(folder / artefact.CONFIG_FILE, json.dumps(sealed).encode())
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """New content for a file that is there. To empty it first costs a flush of the disk, 20 times as long."""
+    with path.open("r+b") as file:
+        file.write(data)
+        file.truncate()
 
 
 def same(found: tuple[dict, dict[str, Tensor]], expected: tuple[dict, dict[str, Tensor]]) -> bool:

@@ -71,7 +71,6 @@ def test_what_is_no_base(make: Callable[[], Any], says: str) -> None:
 class TestTokenizers:
     """What is given as processing_class is a tokenizer, and one whose ids the base knows."""
 
-    # It is not looked at before it is called.
     @pytest.mark.parametrize(
         "processor", ["HuggingFaceTB/SmolLM2-135M", 7, transformers.AutoTokenizer, torch.nn.Identity()]
     )
@@ -83,7 +82,7 @@ class TestTokenizers:
             get_reprogram_model(base, ReprogramConfig(**values), processor)
         assert flags(base) == found
 
-    # Ids outside the table end in torch's "index out of range in self".
+    # Torch would say "index out of range in self".
     def test_one_of_a_larger_vocabulary(self) -> None:
         """The tokenizer of another model, or tokens added and the table not resized."""
         base, tokenizer = tiny("llama")

@@ -97,7 +97,6 @@ WITHOUT_LABELS: dict[str, Callable[[ReprogramModel], Any]] = {
 
 @pytest.mark.parametrize("call", WITHOUT_LABELS.values(), ids=WITHOUT_LABELS)
 def test_a_program_without_mapping_has_no_labels(call: Callable[[ReprogramModel], Any]) -> None:
-    # Score() ends in "Sizes of tensors must match" of torch's.
     model = build(ReprogramConfig(), "llama")
     with nothing_changes(model), pytest.raises(ReprogramError, match="labels"):
         call(model)

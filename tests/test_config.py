@@ -73,7 +73,7 @@ class TestUnknownFields:
             ReprogramConfig.from_dict({"progam": "none"})
 
     def test_as_a_keyword(self) -> None:
-        """`class ReprogramConfig(PeftConfig, metaclass=registry.Strict)` does it."""
+        """Python's TypeError would name no nearest field."""
         with pytest.raises(ConfigError, match=r"ReprogramConfig\.maping.*did you mean 'mapping'"):
             ReprogramConfig(maping="none")
 
@@ -111,7 +111,7 @@ class TestParts:
             ReprogramConfig(program=programs)
 
     def test_changed_after_they_were_checked(self) -> None:
-        """Resolve() validates the config but not its parts: this one would be read as "mean"."""
+        """Parts are checked again when they are used: this one would be read as "mean"."""
         from hf_reprogram.model import get_reprogram_model
         from hf_reprogram.testing import tiny
 
@@ -151,7 +151,7 @@ class TestLabels:
 
     @pytest.mark.parametrize("labels", [[], ["only"]])
     def test_fewer_than_two(self, labels: list[str]) -> None:
-        """With a mapping that has no words of its own too."""
+        """Also with a mapping that has no words of its own."""
         with pytest.raises(ConfigError, match=r"ReprogramConfig\.labels.*at least two"):
             ReprogramConfig(mapping="linear", labels=labels)
 
@@ -175,7 +175,7 @@ class TestLabels:
     ],
 )
 def test_other_fields(field: str, value: Any, says: str) -> None:
-    """Problem_type of another type than text is a TypeError of Python's; True passes as format 1."""
+    """Fields of the wrong kind are our errors, and True is no version 1."""
     with pytest.raises(ConfigError, match=says):
         ReprogramConfig(**{field: value})
 
@@ -188,7 +188,7 @@ def test_the_public_names_of_options(name: str) -> None:
 
 
 def test_an_unknown_public_name_names_the_nearest() -> None:
-    """The option classes are not among the names that it compares with."""
+    """Classes of options are public names too."""
     with pytest.raises(AttributeError, match="did you mean 'PromptConfig'"):
         _ = hr.PromtConfig
 

@@ -50,7 +50,7 @@ class TestEveryClass:
 
 @pytest.mark.parametrize(("name", "call"), RAISES, ids=[f"{n}:{c.lineno}" for n, c in RAISES])
 def test_every_error_raised_says_what_to_do(name: str, call: ast.Call) -> None:
-    """Where and what alone leave the user without a next step."""
+    """Where and what alone would leave the user without a next step."""
     assert len(call.args) + len(call.keywords) >= 3, f"{name}:{call.lineno} gives neither `expected` nor `fix`"
 
 

@@ -127,3 +127,13 @@ def test_a_vector_is_stored_in_units_of_the_base(saved: tuple[Path, ReprogramMod
     assert again.peft_config["default"].embedding_rms == rms
     program = again.active_programs()[0]
     torch.testing.assert_close(program.vectors(), program.slots * rms)
+
+
+def test_saving_takes_a_gathered_state(saved: tuple[Path, ReprogramModel], tmp_path: Path) -> None:
+    """Trainer passes the whole model's state where it is sharded; ours is found in it."""
+    _, model = saved
+    gathered = {key: tensor + 1 for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    model.save_pretrained(tmp_path / "gathered", state_dict=gathered)
+    base, tokenizer = tiny("llama")
+    again = ReprogramModel.from_pretrained(base, tmp_path / "gathered", processing_class=tokenizer)
+    assert torch.equal(again.active_programs()[0].slots, model.active_programs()[0].slots + 1)

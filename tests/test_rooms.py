@@ -23,6 +23,7 @@ ORDER = [
     "backbone",
     "programs",
     "mappings",
+    "fingerprint",
     "artefact",
     "card",
     "data",

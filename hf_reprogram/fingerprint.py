@@ -1,0 +1,114 @@
+"""What identifies a base and its tokenizer exactly enough to refuse a wrong one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor, nn
+
+from .errors import ArtefactError
+
+
+_MEMO: weakref.WeakKeyDictionary[Any, tuple[Any, dict[str, str]]] = weakref.WeakKeyDictionary()
+
+
+def base_fingerprint(base: nn.Module) -> dict[str, str]:
+    """Identity of a base: all bytes of its tensors, and the config fields that alter its forward.
+
+    Memoised per object; an in-place edit of any tensor is seen, because its version counter rises.
+    """
+    tensors = _unique_tensors(base)
+    state = tuple((t.data_ptr(), t._version) for t in tensors.values())
+    known = _MEMO.get(base)
+    if known is not None and known[0] == state:
+        return known[1]
+    digest = xxhash.xxh3_128()  # 540 MB in 25 ms, where sha256 takes 330 (P§F)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
+    config = {k: v for k, v in base.config.to_dict().items() if k not in _CONFIG_NOISE}
+    config["attention"] = base.config._attn_implementation
+    text = json.dumps(config, sort_keys=True, default=str)
+    found = {
+        "class": type(base).__name__,
+        "width": str(base.get_input_embeddings().weight.shape[1]),
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "weights": f"xxh3_128:{digest.hexdigest()}",
+        "config": hashlib.sha256(text.encode()).hexdigest()[:32],
+    }
+    _MEMO[base] = (state, found)
+    return found
+
+
+# Names, versions and the output side change nothing that the body computes; use_cache is a matter of speed.
+_CONFIG_NOISE = {
+    "_name_or_path", "transformers_version", "architectures", "id2label", "label2id", "problem_type", "use_cache",
+    "dtype", "output_hidden_states", "output_attentions", "return_dict",
+}  # fmt: skip
+
+
+def _unique_tensors(base: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, tied ones once."""
+    seen: dict[int, str] = {}
+    tensors = {}
+    for name, tensor in base.state_dict(keep_vars=True).items():
+        if seen.setdefault(tensor.data_ptr() if tensor.numel() else id(tensor), name) == name:
+            tensors[name] = tensor
+    return tensors
+
+
+def processor_fingerprint(processor: Any) -> str | None:
+    """Identity of a tokenizer: its vocabulary, rules and special tokens, not its padding state."""
+    if processor is None:
+        return None
+    known = _MEMO.get(processor)
+    state = (len(processor), str(processor.special_tokens_map))
+    if known is not None and known[0] == state:
+        return known[1]["processor"]
+    backend = getattr(processor, "backend_tokenizer", None)
+    if backend is not None:
+        # A call with padding or truncation leaves its mark in the backend; the identity must not change with it.
+        rules = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+    else:
+        rules = sorted(processor.get_vocab().items())
+    text = json.dumps([rules, processor.special_tokens_map], sort_keys=True, default=str)
+    found = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    _MEMO[processor] = (state, {"processor": found})
+    return found
+
+
+_DIFFERENCES = {
+    "class": "a base of another class", "width": "a base of another width", "config": "a base with another config",
+    "dtype": "a base in another dtype", "weights": "a base with other weights",
+    "processor": "another tokenizer or feature extractor",
+}  # fmt: skip
+
+
+def check_fingerprint(saved: Mapping[str, Any] | None, present: Mapping[str, Any], where: str) -> None:
+    """Raise an ArtefactError where the program was made for another base or processor; names both sides.
+
+    A program made without a processor suits any; one whose fingerprint leaves out anything else proves nothing.
+    """
+    for key, text in _DIFFERENCES.items():
+        theirs, ours = (saved or {}).get(key), present.get(key)
+        if theirs is None and key != "processor":
+            why = f"its fingerprint does not say the {key} of its base"
+            raise ArtefactError(where, why, "a program saved by hf_reprogram", "save it again")
+        if theirs is not None and ours is not None and theirs != ours:
+            raise ArtefactError(
+                where,
+                f"made for {text}: {theirs} is not {ours}",
+                "the base and processor that it was trained with",
+                "AutoReprogramModel.from_pretrained loads the right ones",
+            )
+
+
+def identity(base: nn.Module, processor: Any) -> dict[str, str | None]:
+    """The fingerprint that goes into a config: of the base, and of the processor where there is one."""
+    return {**base_fingerprint(base), "processor": processor_fingerprint(processor)}
