@@ -15,14 +15,25 @@ from torch import Tensor, nn
 from .errors import ArtefactError
 
 
-_MEMO: weakref.WeakKeyDictionary[Any, tuple[Any, dict[str, str]]] = weakref.WeakKeyDictionary()
+_MEMO: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
 
 def base_fingerprint(base: nn.Module) -> dict[str, str]:
-    """Identity of a base: all bytes of its tensors, and the config fields that alter its forward.
+    """Identity of a base: all bytes of its tensors, and the config fields that alter its forward."""
+    config = {k: v for k, v in base.config.to_dict().items() if k not in _CONFIG_NOISE}
+    text = json.dumps(config, sort_keys=True, default=str)
+    return {
+        "class": type(base).__name__,
+        "width": str(base.get_input_embeddings().weight.shape[1]),
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "weights": _weights(base),
+        "config": hashlib.sha256(text.encode()).hexdigest()[:32],
+    }
 
-    Memoised per object; an in-place edit of any tensor is seen, because its version counter rises.
-    """
+
+def _weights(base: nn.Module) -> str:
+    """Digest of all tensors. Memoised per object: an in-place edit is seen, because the tensor's version counter rises
+    (one through `.data` is not: it has no counter)."""
     tensors = _unique_tensors(base)
     state = tuple((t.data_ptr(), t._version) for t in tensors.values())
     known = _MEMO.get(base)
@@ -32,21 +43,12 @@ def base_fingerprint(base: nn.Module) -> dict[str, str]:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
-    config = {k: v for k, v in base.config.to_dict().items() if k not in _CONFIG_NOISE}
-    config["attention"] = base.config._attn_implementation
-    text = json.dumps(config, sort_keys=True, default=str)
-    found = {
-        "class": type(base).__name__,
-        "width": str(base.get_input_embeddings().weight.shape[1]),
-        "dtype": str(base.dtype).removeprefix("torch."),
-        "weights": f"xxh3_128:{digest.hexdigest()}",
-        "config": hashlib.sha256(text.encode()).hexdigest()[:32],
-    }
-    _MEMO[base] = (state, found)
-    return found
+    _MEMO[base] = (state, f"xxh3_128:{digest.hexdigest()}")
+    return _MEMO[base][1]
 
 
-# Names, versions and the output side change nothing that the body computes; use_cache is a matter of speed.
+# Names, versions and the output side change nothing that the body computes; use_cache is a matter of speed. Nor is the
+# attention implementation part of it: they agree to 1e-6, and a program is trained on one machine to serve on another.
 _CONFIG_NOISE = {
     "_name_or_path", "transformers_version", "architectures", "id2label", "label2id", "problem_type", "use_cache",
     "dtype", "output_hidden_states", "output_attentions", "return_dict",
@@ -70,7 +72,7 @@ def processor_fingerprint(processor: Any) -> str | None:
     known = _MEMO.get(processor)
     state = (len(processor), str(processor.special_tokens_map))
     if known is not None and known[0] == state:
-        return known[1]["processor"]
+        return known[1]
     backend = getattr(processor, "backend_tokenizer", None)
     if backend is not None:
         # A call with padding or truncation leaves its mark in the backend; the identity must not change with it.
@@ -79,7 +81,7 @@ def processor_fingerprint(processor: Any) -> str | None:
         rules = sorted(processor.get_vocab().items())
     text = json.dumps([rules, processor.special_tokens_map], sort_keys=True, default=str)
     found = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-    _MEMO[processor] = (state, {"processor": found})
+    _MEMO[processor] = (state, found)
     return found
 
 

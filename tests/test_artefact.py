@@ -242,10 +242,23 @@ class TestForAnotherBase:
         AutoReprogramModel.from_pretrained(folder, base, tokenizer)
 
     def test_a_base_changed_in_place_is_another(self, folder: Path) -> None:
+        """Digests are remembered, and must not be where they no longer hold."""
         base, tokenizer = tiny("llama")
+        AutoReprogramModel.from_pretrained(folder, base, tokenizer).unload()
+        base.config.rope_parameters["rope_theta"] *= 2
+        with pytest.raises(ArtefactError, match="a base with another config"):
+            AutoReprogramModel.from_pretrained(folder, base, tokenizer)
+        base.config.rope_parameters["rope_theta"] /= 2
         AutoReprogramModel.from_pretrained(folder, base, tokenizer).unload()
         with torch.no_grad():
             base.model.norm.weight[3] += 1e-3
+        with pytest.raises(ArtefactError, match="a base with other weights"):
+            AutoReprogramModel.from_pretrained(folder, base, tokenizer)
+
+    def test_a_base_rounded_by_a_cast_and_back_is_another(self, folder: Path) -> None:
+        base, tokenizer = tiny("llama")
+        AutoReprogramModel.from_pretrained(folder, base, tokenizer).unload()
+        base.to(torch.bfloat16).to(torch.float32)
         with pytest.raises(ArtefactError, match="a base with other weights"):
             AutoReprogramModel.from_pretrained(folder, base, tokenizer)
 

@@ -88,7 +88,7 @@ CONFIGS: dict[str, Case] = {
     "a field that is none": (prompt("{prompt:3} {my text}{answer}"), TemplateError, "'{my text}' ... {column}"),
     "a lonely brace": (prompt("{prompt:3} {text}{answer"), TemplateError, "lonely '{' ... {{ for a brace"),
     "too many slots": (prompt("{prompt:5000} {text}{answer}"), TemplateError, "'{prompt:5000}' ... from 1 to 4096"),
-    # Found by collator() only; an added program of this kind takes all others down with it.
+    # Found when it is added: in the collator it would take all other programs down with it.
     "no room for text": (
         prompt("{prompt:63} {text}{answer}"),
         ConfigError,
@@ -106,7 +106,7 @@ CONFIGS: dict[str, Case] = {
         "PromptConfig.init_text ... 1 texts ... group of slots: 2",
     ),
     "no text to start from": (prompt(init="words"), ConfigError, "PromptConfig.init_text ... init is 'words'"),
-    # Add_adapter leaves the half-made program behind.
+    # Found while it starts: nothing half-made may stay behind.
     "no mask to start from": (
         prompt(init="mask"),
         ConfigError,
@@ -230,7 +230,6 @@ def test_what_is_no_config(config: Any) -> None:
         model.add_adapter("bad", config)
 
 
-# `ids` of the first base's tokenizer are kept, and the second base reads other words without a word.
 def test_a_config_resolved_for_one_base_is_resolved_anew_for_another() -> None:
     """Label words mean what this tokenizer calls them, whatever another one did."""
     first = build(ReprogramConfig(**words(WORDS)), "llama").peft_config["default"]

@@ -76,7 +76,7 @@ class Linear(Mapping):
 
     Options = LinearConfig
     learning_rate = 1e-3
-    paper = "M§A.9-A.10; 2202.10629"
+    paper = "2202.10629"
     example = {"on": "state", "pool": "mean", "solver": "gradient"}
 
     def __init__(self, options: LinearConfig, backbone: Any, labels: list[str], problem_type: str) -> None:

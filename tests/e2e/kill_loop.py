@@ -9,6 +9,7 @@ It prints a JSON object: how often the old, the new, or no program was found, an
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -74,19 +75,24 @@ def torn(folder: Path) -> bool:
 
 
 def random_kills(folder: Path, count: int) -> Counter:
-    """Kill a loop of saves `count` times at random moments."""
+    """Kill a loop of saves `count` times at random moments of its first few saves, however slow the disk is."""
 
-    def loop() -> None:
-        while True:
-            artefact.save(folder, *NEW)
-            artefact.save(folder, *OLD)
+    def loop(programs: tuple[Program, ...]) -> None:
+        for program in itertools.cycle(programs):
+            artefact.save(folder, *program)
 
     seen: Counter = Counter()
     dice = random.Random(0)
-    artefact.save(folder, *OLD)
+    start = time.perf_counter()
+    for _ in range(3):
+        artefact.save(folder, *NEW)
+        artefact.save(folder, *OLD)
+    one_save = (time.perf_counter() - start) / 6
     for _ in range(count):
-        pid = child(loop)
-        time.sleep(dice.uniform(0.002, 0.03))
+        # What is not there comes first: a disk that lets no loop get beyond one save still sees both.
+        first = (OLD, NEW) if found(folder) == "new" else (NEW, OLD)
+        pid = child(lambda first=first: loop(first))
+        time.sleep(dice.uniform(0, 4 * one_save))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         seen["killed"] += os.WIFSIGNALED(status)

@@ -22,7 +22,7 @@ def _run(folder: Path, *what: str) -> dict[str, int]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("count", [150, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.slow)])
 def test_kills_at_random_moments(tmp_path: Path, count: int) -> None:
     seen = _run(tmp_path, "random", str(count))
     assert seen.pop("killed") == count
