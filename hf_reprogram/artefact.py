@@ -166,7 +166,7 @@ def resolve_folder(folder: str | os.PathLike, subfolder: str | None = None) -> P
         if not path.resolve().is_relative_to(root.resolve()):
             raise ArtefactError("subfolder", f"{subfolder!r} leads out of {str(root)!r}", "a folder inside it")
         if not path.is_dir():
-            raise ArtefactError(str(path), "is not a folder", made)
+            raise ArtefactError(str(path), "is not a folder", f"{made}, or a repo id owner/name")
         if not (path / WEIGHTS_FILE).is_file():
             found = sorted(p.name for p in path.iterdir())[:6] or "nothing"
             raise ArtefactError(str(path), f"is not an artefact: no {WEIGHTS_FILE} (it holds {found})", made)
@@ -189,7 +189,8 @@ def fetch(repo_or_folder: str | os.PathLike, subfolder: str | None = None, **hub
         given = f"{repo_or_folder!r} with subfolder {subfolder!r}"
         raise ArtefactError("repo_or_folder", given, "a folder made by save_pretrained, or a repo id")
     name = os.path.expanduser(repo_or_folder)
-    if os.path.lexists(name) or name.count("/") > 1 or name.startswith((".", "/", "~")):
+    # A repo id is owner/name: nothing else is worth asking the Hub for.
+    if os.path.lexists(name) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         return resolve_folder(name, subfolder)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from . import artefact
 from .config import ReprogramConfig
-from .errors import ArtefactError, UsageError, did_you_mean, first_line
+from .errors import ArtefactError, BaseModelError, UsageError, did_you_mean, first_line
 from .model import ReprogramModel
 from .wrap import config_of
 
@@ -65,6 +65,13 @@ class AutoReprogramModel:
         config = config_of(artefact.load(folder)[0], folder)
         if base_model is None:
             base_model = _load_base(config, folder, base_kwargs)
+        elif not isinstance(base_model, PreTrainedModel):
+            raise BaseModelError(
+                "base_model",
+                f"{base_model!r}"[:120],
+                "a loaded transformers model",
+                "AutoModel....from_pretrained(...)",
+            )
         if processing_class is None and (config.fingerprint or {}).get("processor"):
             processing_class = _load_processor(config, base_model, folder)
         return ReprogramModel.from_pretrained(base_model, folder, adapter_name, is_trainable, processing_class)
@@ -75,7 +82,9 @@ def _load_base(config: ReprogramConfig, folder: Any, kwargs: dict[str, Any]) -> 
     if auto_class not in AUTO_CLASSES:
         raise ArtefactError(str(folder), f"base_auto_class {auto_class!r}", fix=did_you_mean(auto_class, AUTO_CLASSES))
     if not name:
-        raise ArtefactError(str(folder), "its base had no name when it was saved", fix="pass base_model=...")
+        raise ArtefactError(
+            str(folder), "its base had no name when it was saved", fix="pass base_model=... and processing_class=..."
+        )
     dtype = (config.fingerprint or {}).get("dtype")
     if dtype in DTYPES:  # that of training: bytes of a cast base are other bytes, and its scores other scores
         kwargs = {"dtype": getattr(torch, dtype), **kwargs}
@@ -88,6 +97,9 @@ def _load_base(config: ReprogramConfig, folder: Any, kwargs: dict[str, Any]) -> 
 
 def _load_processor(config: ReprogramConfig, base: PreTrainedModel, folder: Any) -> Any:
     name = config.base_model_name_or_path or base.config._name_or_path
+    if not name:
+        why = "its tokenizer could not be loaded: its base had no name"
+        raise ArtefactError(str(folder), why, fix="pass processing_class=...")
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:

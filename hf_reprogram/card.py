@@ -27,7 +27,7 @@ def model_card(config: ReprogramConfig, tensors: Mapping[str, Tensor]) -> str:
     parts = [
         _front_matter(config),
         f"# A program for {base or 'a frozen base'}",
-        f"A *program* of [hf_reprogram](https://pypi.org/project/hf-reprogram): {numbers:,} numbers that teach the "
+        f"A *program* of `hf_reprogram`: {numbers:,} numbers that teach the "
         f"frozen model {_code(base) if base else 'it was trained on'} a new task without touching its weights.",
         _facts(config),
         _usage(config),

@@ -12,7 +12,7 @@ from .errors import ReprogramError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="hf-reprogram", description="Reprogram frozen language and speech models.")
+    parser = argparse.ArgumentParser(prog="hf-reprogram", description="Reprogram frozen pre-trained models.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="say what a saved program is")
@@ -57,7 +57,9 @@ def _methods() -> int:
             print(f"{kind} {name}: {cls.__doc__.strip().splitlines()[0]}")
             for f in dataclasses.fields(cls.Options):
                 if "help" in f.metadata:
-                    print(f"    {f.name}: {f.type}  {f.metadata['help']}")
+                    choices = f" [{', '.join(map(str, f.metadata['choices']))}]" if f.metadata["choices"] else ""
+                    default = "" if f.default is dataclasses.MISSING else f" = {f.default!r}"
+                    print(f"    {f.name}: {f.type}{default}{choices}  {f.metadata['help']}")
     return 0
 
 

@@ -127,7 +127,7 @@ class ReprogramModel(PeftModel):
         labels = self._config_of(adapter_name).labels
         if labels is None:
             raise UsageError(
-                "labels", "this program has no labels", fix="generate() gives text; labels need a mapping"
+                "labels", "this program has no labels", fix="generate() goes on writing; labels need a mapping"
             )
         return labels
 

@@ -37,6 +37,12 @@ def option(
 class Strict(type):
     """Dataclasses that refuse an unknown keyword with the nearest known one, where Python's TypeError names none."""
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The fields, for help() and editors, which would else see this metaclass's `*args`."""
+        whole = inspect.signature(cls.__init__)
+        return whole.replace(parameters=list(whole.parameters.values())[1:])
+
     def __call__(cls, *args: Any, **given: Any) -> Any:
         known = [f.name for f in dataclasses.fields(cls) if f.init]
         for name in given:

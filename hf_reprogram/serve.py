@@ -30,6 +30,13 @@ def score(model: Any, rows: Any, batch_size: int = 32, progress: bool | None = N
 
 
 def _logits(model: Any, made: Sequence[Any], batch_size: int, progress: bool | None) -> Tensor:
+    if model.reprogrammed.disabled:
+        raise UsageError(
+            "disable_adapter",
+            "target labels of a disabled program",
+            "an enabled one, or the base's own output by model(**columns)",
+            "leave the `with` block",
+        )
     parts, order = [], []
     with _asleep(model):
         for index, columns in batches(model, made, batch_size, progress):
@@ -93,9 +100,17 @@ def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, 
 def evaluate(
     model: Any, rows: Any, batch_size: int = 32, features: Any = None, progress: bool | None = None
 ) -> dict[str, float]:
-    """Accuracy, macro F1 and mean loss in nats on labelled rows, beside the share of the commonest label."""
+    """Accuracy, macro F1 and mean loss in nats on labelled rows, beside the share of the commonest label.
+
+    Args:
+        rows: dict rows with a label, or a `datasets.Dataset`.
+        batch_size: rows per forward.
+        features: what integer labels stand for; a dataset brings its own.
+        progress: show a bar; None shows one from 200 rows on.
+    """
     from sklearn.metrics import accuracy_score, f1_score
 
+    features = features if features is not None else getattr(rows, "features", None)
     made = model.collator(features=features).lay_out(as_rows(rows, model.text_column()))
     missing = next((i for i, row in enumerate(made) if row.label is None), None)
     if missing is not None:
@@ -126,6 +141,7 @@ def fit_mapping(model: Any, rows: Any = None, batch_size: int = 32, features: An
         rows = [dict.fromkeys(model.columns(), text) for text in own]
     elif rows is None:
         raise UsageError("fit_mapping(rows)", "None", "rows to estimate the mapping from")
+    features = features if features is not None else getattr(rows, "features", None)
     rows = as_rows(rows, model.text_column())
     made = model.collator(features=features).lay_out(rows, labelled=mapping.fit_needs_labels)
     if mapping.fit_needs_labels and any(row.label is None for row in made):

@@ -190,7 +190,7 @@ class ReprogramTuner(BaseTuner):
             raise BaseModelError(
                 "model",
                 f"a program cannot sit in a bare {type(model).__name__}",
-                fix="load it with hr.AutoReprogramModel.from_pretrained or hr.ReprogramModel.from_pretrained",
+                fix="hr.get_reprogram_model makes one, hr.AutoReprogramModel.from_pretrained loads one",
             )
 
     def _prepare_adapter_config(self, peft_config: ReprogramConfig, model_config: dict) -> ReprogramConfig:

@@ -22,7 +22,7 @@ from .errors import ArtefactError, BaseModelError, ConfigError
 from .fingerprint import identity
 from .registry import method_class
 from .reprogrammed import Reprogrammed
-from .template import Answer, has_answer, parse
+from .template import Answer, Words, has_answer, parse
 
 
 def wrap(base: PreTrainedModel) -> Reprogrammed:
@@ -78,7 +78,7 @@ def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> Non
             where,
             f"no {{answer}} in {template!r}",
             f"one answer slot, which the {config.mapping.type} reads",
-            f'try "{template} It was{{answer}}"',
+            f'try "{template}{{answer}}"' if isinstance(pieces[-1], Words) else f'try "{template} It was{{answer}}"',
         )
     answer = backbone.facts.answer
     if has_answer(pieces) and answer == "last" and not isinstance(pieces[-1], Answer):

@@ -44,8 +44,8 @@ def notes(few: int, every: int) -> dict[str, str]:
         f"classical:{few}": f"TF-IDF regression, same {few} sentences",
         "classical:all": f"TF-IDF regression, {every:,} sentences",
         "zero_shot": "frozen model, its label words",
-        "calibrated": "the same, less its bias on 'N/A'",
-        "probe": f"ridge on its states, same {few}",
+        "calibrated": "its label words, less its bias on 'N/A'",
+        "probe": f"linear probe (ridge), same {few}",
         "random_source": "ours on a model of random weights",
     }
 

@@ -22,7 +22,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 def shared() -> Path:
     """The folder of real models beside the checkout; tests that want it are skipped where it is absent."""
     if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not there")
+        pytest.skip(f"needs the small real models of {SHARED}, which are not part of the repository")
     return SHARED
 
 

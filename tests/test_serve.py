@@ -83,3 +83,22 @@ def test_explain_prints_the_mapping_with_its_token_ids() -> None:
     page = str(model.explain())
     token = model.processing_class(" bad", add_special_tokens=False)["input_ids"][0]
     assert f"' bad': {token}" in page and "slot   4" in page
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_disabled_program_has_no_labels_to_give(family: str) -> None:
+    model = build(program_config("prompt"), family)
+    with model.disable_adapter():
+        for call in (lambda: model.predict("good"), lambda: model.evaluate(ROWS), lambda: model.score("good")):
+            with pytest.raises(UsageError, match="disable_adapter"):
+                call()
+    assert model.predict("good")
+
+
+def test_a_dataset_brings_the_names_of_its_labels() -> None:
+    import datasets
+
+    names = ["positive", "negative"]  # the other way round than the model's
+    rows = datasets.Dataset.from_list(ROWS).cast_column("label", datasets.ClassLabel(names=names))
+    model = build(program_config("prompt"), "llama")
+    assert model.evaluate(rows) == model.evaluate(ROWS)

@@ -78,7 +78,7 @@ def label_id(value: Any, labels: Sequence[str], names: Sequence[str] | None, whe
             where,
             f"{number} is an integer, and nothing says which label it means",
             f"one of {list(labels)}",
-            "pass collator(features=dataset.features), or the list of names in the order of their ids",
+            "pass collator(features=dataset.features), or features=[...], the names in the order of their ids",
         )
     if not 0 <= number < len(names):
         raise DataError(where, f"{number} is outside the labels", f"0 to {len(names) - 1}")

@@ -47,7 +47,7 @@ would look the same. Expected a column such as {text}
                 "PromptConfig.template",
                 f"no slots in {self.template!r}",
                 "at least one {prompt:N}",
-                "the program none has a template without slots",
+                "write {prompt:5} for five; the program none has a template without slots",
             )
         if self.init == "words" and self.init_text is None:
             raise ConfigError(
