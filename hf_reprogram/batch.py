@@ -68,18 +68,13 @@ class Reading:
     - `classes`: logits of the base's own classifier: (batch, classes).
     - `state`: one hidden vector per row: (batch, dim). `pool` is `answer` (the answer slot), `head` (the same after
       the head's own transform, ready for label rows), `mean` (over the text, slots and padding left out) or `first`.
-    - `sequence`: per position; `at` says which positions.
+    - `sequence`: logits or states per position: (batch, positions, ...).
     - `base`: the base's own output, untouched.
     """
 
     kind: str
     ids: tuple[int, ...] | None = None
-    at: str = "answer"
-    layer: int = -1
     pool: str = "answer"
-
-
-KINDS = ("rows", "classes", "state", "sequence", "base")
 
 
 @dataclass
