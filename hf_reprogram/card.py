@@ -105,4 +105,12 @@ def _usage(config: ReprogramConfig) -> str:
 
 
 def _training(config: ReprogramConfig) -> str:
-    return f"## Training\n\n{_table(list(config.training.items()))}" if config.training else ""
+    rows = [(name, _plain(value)) for name, value in (config.training or {}).items()]
+    return f"## Training\n\n{_table(rows)}" if rows else ""
+
+
+def _plain(value: Any) -> str:
+    """A value of the record as people write it: `accuracy 0.875, rows 1000` for a dict."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(v)}" for key, v in value.items())
+    return ", ".join(map(_plain, value)) if isinstance(value, list) else str(value)
