@@ -23,13 +23,14 @@ def score(model: Any, rows: Any, batch_size: int = 32, progress: bool | None = N
         progress: show a bar; None shows one from 200 rows on.
     """
     rows = as_rows(rows, model.text_column())
-    made = model.collator().lay_out(rows, labelled=False)
+    collator = model.collator()
+    made = collator.lay_out(rows, labelled=False)
     for name in {row.get("adapter") for row in rows}:
         model.label_names(name)  # raises where there is nothing to score
-    return _logits(model, made, batch_size, progress)
+    return _logits(model, collator, made, batch_size, progress)
 
 
-def _logits(model: Any, made: Sequence[Any], batch_size: int, progress: bool | None) -> Tensor:
+def _logits(model: Any, collator: Any, made: Sequence[Any], batch_size: int, progress: bool | None) -> Tensor:
     if model.reprogrammed.disabled:
         raise UsageError(
             "disable_adapter",
@@ -39,7 +40,7 @@ def _logits(model: Any, made: Sequence[Any], batch_size: int, progress: bool | N
         )
     parts, order = [], []
     with _asleep(model):
-        for index, columns in batches(model, made, batch_size, progress):
+        for index, columns in batches(model, collator, made, batch_size, progress):
             parts.append(model(**columns).logits.float().cpu())
             order += index
     widest = max(p.shape[1] for p in parts)
@@ -59,11 +60,11 @@ def _asleep(model: Any) -> Iterator[None]:
 
 
 def batches(
-    model: Any, made: Sequence[Any], batch_size: int = 32, progress: bool | None = None
+    model: Any, collator: Any, made: Sequence[Any], batch_size: int = 32, progress: bool | None = None
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """(indices of rows, columns on the base's device) of laid out rows, longest first: little padding (P§C)."""
     _at_least_one("batch_size", batch_size)
-    collator, device = model.collator(), model.backbone.device
+    device = model.backbone.device
     order = sorted(range(len(made)), key=lambda i: -len(made[i].ids))
     show = len(made) >= 200 if progress is None else progress
     for start in tqdm(range(0, len(order), batch_size), disable=not show, desc="rows", unit="batch", leave=False):
@@ -111,12 +112,13 @@ def evaluate(
     from sklearn.metrics import accuracy_score, f1_score
 
     features = features if features is not None else getattr(rows, "features", None)
-    made = model.collator(features=features).lay_out(as_rows(rows, model.text_column()))
+    collator = model.collator(features=features)
+    made = collator.lay_out(as_rows(rows, model.text_column()))
     missing = next((i for i, row in enumerate(made) if row.label is None), None)
     if missing is not None:
         raise DataError(f"rows[{missing}]", "has no label", 'a "label" column on every row')
     labels = torch.tensor([row.label for row in made])
-    logits = _logits(model, made, batch_size, progress)
+    logits = _logits(model, collator, made, batch_size, progress)
     truth, guess = labels.numpy(), logits.argmax(1).numpy()
     return {
         "accuracy": float(accuracy_score(truth, guess)),
@@ -143,14 +145,15 @@ def fit_mapping(model: Any, rows: Any = None, batch_size: int = 32, features: An
         raise UsageError("fit_mapping(rows)", "None", "rows to estimate the mapping from")
     features = features if features is not None else getattr(rows, "features", None)
     rows = as_rows(rows, model.text_column())
-    made = model.collator(features=features).lay_out(rows, labelled=mapping.fit_needs_labels)
+    collator = model.collator(features=features)
+    made = collator.lay_out(rows, labelled=mapping.fit_needs_labels)
     if mapping.fit_needs_labels and any(row.label is None for row in made):
         raise DataError(
             "fit_mapping(rows)", "rows without labels", f"labels: {mapping.options.type!r} learns from them"
         )
     values, order = [], []
     with _asleep(model):
-        for index, columns in batches(model, made, batch_size):
+        for index, columns in batches(model, collator, made, batch_size):
             values.append(model.reprogrammed.readout(columns, mapping.reading()).float().cpu())
             order += index
     labels = torch.tensor([row.label for row in made]) if mapping.fit_needs_labels else None

@@ -13,9 +13,6 @@ from ..errors import UsageError
 from ..registry import Options
 
 
-STAGES = ("tokens", "embeds", "wave", "features", "pixels", "latent")
-
-
 @dataclass
 class ProgramOptions(Options):
     """Options of a program."""
@@ -26,16 +23,13 @@ class ProgramOptions(Options):
         """The template by which the collator lays out a row; None for a program that lays nothing out."""
         return None
 
-    def check(self, facts: Any, needs_answer: bool, tokenizer: Any) -> None:
-        """Raise where the options do not fit the base, the reading of the mapping, or the tokenizer."""
-
 
 class Program(nn.Module):
     """Base class of programs. A subclass states its facts, `forward` and `initialise`.
 
     Class facts:
         Options: its options class.
-        accepts, gives: stages, of `STAGES`.
+        accepts, gives: stages: `tokens`, `embeds`, `wave`, `features`, `pixels` or `latent`.
         zero_effect_at_start: whether a fresh program leaves the base's output as it was.
         learning_rate: a rate that works, in the units of its parameters.
         paper: where it comes from.

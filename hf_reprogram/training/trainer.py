@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import has_length
 
 from ..data.rows import as_rows
 from ..errors import UsageError
@@ -18,7 +19,7 @@ class ReprogramTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "random" or not hasattr(rows, "__len__"):
+        if self.args.train_sampling_strategy != "random" or not has_length(rows):
             return super()._get_train_sampler(train_dataset)
         lengths = [len(row.ids) for row in self.data_collator.lay_out(rows)]
         return LengthGroupedSampler(
