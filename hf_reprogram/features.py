@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import transformers
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -51,16 +51,17 @@ def fields_of(model: Any, reading: Any) -> dict[str, Any]:
     Raises:
         UsageError: features that are not the same twice cannot be kept.
     """
-    reason = uncacheable(model, reading)
+    modules = dict(model.backbone.base.named_modules())
+    reason = uncacheable(model, reading, modules)
     if reason:
         raise UsageError("frozen features", reason, "a frozen base, asleep, under programs that do not train")
     base, device, programs = model.backbone.base, model.backbone.device.type, model.active_programs()
     tensors = {f"{i}.{key}": tensor for i, p in enumerate(programs) for key, tensor in p.state_dict().items()}
     found = {
         "base": base_fingerprint(base) | {"config": config_fields(base)},
-        "buffers": tensor_digest(_unsaved_buffers(base)),  # rotary frequencies and the like are in no state dict
+        "buffers": tensor_digest(_unsaved_buffers(modules)),  # rotary frequencies and the like are in no state dict
         "attention": base.config._attn_implementation,
-        "adapters": foreign_adapters(base),
+        "adapters": foreign_adapters(modules),
         "quantisation": getattr(base.config, "quantization_config", None),
         "autocast": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None,
         "device": device,
@@ -75,16 +76,20 @@ def fields_of(model: Any, reading: Any) -> dict[str, Any]:
     return json.loads(json.dumps(found, default=_plain))
 
 
-def uncacheable(model: Any, reading: Any) -> str | None:
+def uncacheable(model: Any, reading: Any, modules: Mapping[str, nn.Module] | None = None) -> str | None:
     """Why what is read of a row is not the same every time; None where it is.
 
     What the model cannot know is the caller's to rule out: random crops, random order of words, dropout in the rows.
+
+    Args:
+        modules: of the base by name, where the caller has walked through them already.
     """
     if reading.kind == "base":
         return "the mapping reads the base's whole output"
     if any(p.requires_grad for program in model.active_programs() for p in program.parameters()):
         return "the program trains: every step changes its features"
-    if any(m.training for m in model.backbone.base.modules() if not isinstance(m, GradientCheckpointingLayer)):
+    modules = dict(model.backbone.base.named_modules()) if modules is None else modules
+    if any(m.training and not isinstance(m, GradientCheckpointingLayer) for m in modules.values()):
         return "the base is in train mode, its dropout is awake"
     return None
 
@@ -94,8 +99,8 @@ def _tokenizer_fields(tokenizer: Any) -> dict[str, Any]:
     return {"rules": processor_fingerprint(tokenizer), **{n: getattr(tokenizer, n, None) for n in names}}
 
 
-def _unsaved_buffers(base: torch.nn.Module) -> dict[str, Tensor]:
-    held = ((name, m) for name, m in base.named_modules() if m._non_persistent_buffers_set)
+def _unsaved_buffers(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    held = ((name, m) for name, m in modules.items() if m._non_persistent_buffers_set)
     return {f"{name}.{key}": m.get_buffer(key) for name, m in held for key in m._non_persistent_buffers_set}
 
 

@@ -425,7 +425,7 @@ def trainer_overhead(models: Models, rounds: int, steps: int = 6) -> Iterator[Ro
 
 def mapping_fits(models: Models, rounds: int, count: int = 128, fits: int = 100) -> Iterator[Row]:
     """So many mappings on one frozen model, beside one pass of the body and the bare fits."""
-    shape = Shape(count, 16)
+    shape = Shape(count, 32)
     config = ReprogramConfig(
         program={"type": "none", "template": "{text}{answer}"}, mapping=LinearConfig(), labels=fetch_models.LABELS
     )
