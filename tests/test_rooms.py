@@ -33,7 +33,7 @@ ORDER = [
     "wrap",
     "model",
     "auto",
-    "pipeline",
+    "pipelines",
     "training",
     "sources",
     "tools",
