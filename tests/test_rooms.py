@@ -35,7 +35,7 @@ ORDER = [
     "wrap",
     "model",
     "auto",
-    "pipeline",
+    "pipelines",
     "training",
     "sources",
     "tools",
