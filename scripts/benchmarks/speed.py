@@ -40,6 +40,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from hf_reprogram import (
     LinearConfig,
@@ -89,6 +90,8 @@ class Shape:
 
 
 SHAPES = (Shape(8, 32), Shape(2, 128))
+FITS, FIT_ROWS = 100, Shape(128, 32)  # mappings on one frozen model, and the rows that they are fitted on
+STEPS = 6  # of a run of Trainer
 
 
 # What is compared ----------------------------------------------------------------------------------------------------
@@ -376,7 +379,7 @@ class StepClock(TrainerCallback):
         self.ends.append(time.process_time())
 
 
-def trainer_overhead(models: Models, rounds: int, steps: int = 6) -> Iterator[Row]:
+def trainer_overhead(models: Models, rounds: int) -> Iterator[Row]:
     """What a step of Trainer takes over one of a bare loop on the same rows: forward, backward, clipping, AdamW.
 
     Short rows: the overhead is the same for any batch, and beside a small step it shows.
@@ -384,7 +387,7 @@ def trainer_overhead(models: Models, rounds: int, steps: int = 6) -> Iterator[Ro
     shape = Shape(1, 20)
     columns, rows = models.columns(shape), models.rows_near(shape)
     arguments = TrainingArguments(
-        tempfile.gettempdir(), max_steps=steps + 1, per_device_train_batch_size=shape.rows, optim="adamw_torch",
+        tempfile.gettempdir(), max_steps=STEPS + 1, per_device_train_batch_size=shape.rows, optim="adamw_torch",
         remove_unused_columns=False, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
         use_cpu=True, seed=SEED,
     )  # fmt: skip
@@ -393,7 +396,7 @@ def trainer_overhead(models: Models, rounds: int, steps: int = 6) -> Iterator[Ro
 
     def bare() -> list[float]:
         ends = []
-        for _ in range(steps + 1):
+        for _ in range(STEPS + 1):
             models.ours.train()
             models.ours(**columns).loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -403,13 +406,14 @@ def trainer_overhead(models: Models, rounds: int, steps: int = 6) -> Iterator[Ro
         return ends
 
     def with_trainer() -> list[float]:
-        trainer = make_trainer(models.ours, arguments, rows, features=fetch_models.LABELS, callbacks=[])
+        trainer = make_trainer(models.ours, arguments, rows, features=fetch_models.LABELS)
+        trainer.remove_callback(PrinterCallback)
         trainer.add_callback(clock := StepClock())
         trainer.train()
         return clock.ends
 
     ways, found = {"bare": bare, "trainer": with_trainer}, {"bare": [], "trainer": []}
-    for number in range(rounds + 1):
+    for number in tqdm(range(rounds + 1), desc="trainer overhead", unit="round", leave=False):
         for name in list(ways) if number % 2 else list(ways)[::-1]:
             ends = ways[name]()
             if number:  # the first round warms up
@@ -423,14 +427,13 @@ def trainer_overhead(models: Models, rounds: int, steps: int = 6) -> Iterator[Ro
     )
 
 
-def mapping_fits(models: Models, rounds: int, count: int = 128, fits: int = 100) -> Iterator[Row]:
+def mapping_fits(models: Models, rounds: int) -> Iterator[Row]:
     """So many mappings on one frozen model, beside one pass of the body and the bare fits."""
-    shape = Shape(count, 32)
     config = ReprogramConfig(
         program={"type": "none", "template": "{text}{answer}"}, mapping=LinearConfig(), labels=fetch_models.LABELS
     )
     model = get_reprogram_model(models.twin(), config, models.tokenizer)
-    rows, collator = models.rows_near(shape), model.collator(features=fetch_models.LABELS)
+    rows, collator = models.rows_near(FIT_ROWS), model.collator(features=fetch_models.LABELS)
     made = collator.lay_out(rows)
     parts = [columns for _, columns in batches(model, collator, made)]
     labels = [row.label for row in made]
@@ -442,17 +445,17 @@ def mapping_fits(models: Models, rounds: int, count: int = 128, fits: int = 100)
             hidden = models.base.model(part["input_ids"], use_cache=False).last_hidden_state  # (batch, time, dim)
             states.append(hidden[torch.arange(len(hidden)), part["answer_index"]])
         features = torch.cat(states).double().numpy()
-        for _ in range(fits):
+        for _ in range(FITS):
             ridge(features, labels, len(fetch_models.LABELS))
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
             frozen = model.frozen_rows(rows, cache=folder, features=fetch_models.LABELS)
-            for _ in range(fits):
+            for _ in range(FITS):
                 model.fit_mapping(frozen)
 
     taken = interleaved({"floor": floor, "ours": ours}, rounds)
-    task = f"{fits} mapping fits, {shape}"
+    task = f"{FITS} mapping fits, {FIT_ROWS}"
     yield paired(task, "ours", "mapping_fits_ratio_to_floor", taken["ours"], taken["floor"])
     yield Row(task, "floor", "cpu_seconds", *spread([run.cpu for run in taken["floor"]]))
 
