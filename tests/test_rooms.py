@@ -20,6 +20,7 @@ ORDER = [
     "registry",
     "config",
     "losses",
+    "metrics",
     "backbone",
     "programs",
     "mappings",

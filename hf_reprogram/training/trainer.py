@@ -11,6 +11,7 @@ from transformers.trainer_utils import has_length
 
 from ..data.rows import as_rows
 from ..errors import UsageError
+from ..metrics import metrics
 from .estimation import EstimationCallback
 
 
@@ -39,7 +40,7 @@ def make_trainer(
 
     Fills in: the collator; one parameter group per part (program, mapping), each with its own default rate, where the
     arguments leave the rate at transformers' 5e-5, else all with the rate given; batches of like length; estimation of
-    the mapping before the first step; accuracy as the metric.
+    the mapping before the first step; the metrics of the problem type.
 
     Args:
         model: from `get_reprogram_model`.
@@ -58,7 +59,8 @@ def make_trainer(
         cls, options = Trainer.get_optimizer_cls_and_kwargs(args)
         kwargs["optimizers"] = (cls(parameter_groups(model, args), **options), None)
     kwargs.setdefault("data_collator", model.collator(features=features))
-    kwargs.setdefault("compute_metrics", accuracy)
+    kind = model.problem_type()
+    kwargs.setdefault("compute_metrics", lambda found: metrics(found.predictions, found.label_ids, kind))
     trainer = ReprogramTrainer(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
     trainer.add_callback(EstimationCallback(as_rows(train_dataset, model.text_column()), features))
     return trainer
@@ -83,8 +85,3 @@ def parameter_groups(model: Any, args: TrainingArguments) -> list[dict[str, Any]
             "fit_mapping(rows) estimates a mapping without training",
         )
     return groups
-
-
-def accuracy(prediction: Any) -> dict[str, float]:
-    """Trainer's `compute_metrics` for labels."""
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
