@@ -59,6 +59,7 @@ class TextBackbone:
         # Without a language model's head there is nothing that words could be read from.
         self.head = Head(base, self.family) if "rows" in self.gives else None
         self.ledger: list[tuple[Tensor | nn.Module, str, Any]] = []  # flags as found, to be put back by `restore`
+        self.dropouts: list[tuple[nn.Module, str, float]] = []  # rates as found, while checkpointing is on
 
     # What it is
 
@@ -249,7 +250,7 @@ class TextBackbone:
         return state.float()
 
     def _continuation(self, batch: Batch, states: Tensor) -> Readout:
-        """Log-probabilities of the tokens of `answer_ids`, (batch, tokens); only positions that are read are scored."""
+        """Log-probabilities of the tokens of `answer_ids`, (batch, tokens); only what is read is scored."""
         at, ids = self._answer(batch, states), batch.answer_ids
         if ids is None or ids.shape != at.shape:
             raise UsageError(
@@ -334,8 +335,15 @@ class TextBackbone:
         """Turn activation checkpointing of the base on (non-reentrant) or off.
 
         The base stays in eval mode, in which its layers would skip checkpointing; so the layers alone, not what is in
-        them, are told that they train. Dropout inside them stays off.
+        them, are told that they train. Dropout stays off: modules of it inside them sleep, and rates that a layer
+        holds itself (BART) are zero for the time being.
+
+        Raises:
+            BaseModelError: a family that cannot (ALBERT).
         """
+        if on and not self.base.supports_gradient_checkpointing:
+            name = type(self.base).__name__
+            raise BaseModelError("gradient_checkpointing", f"{name} has none", fix="smaller batches, accumulated")
         if on:
             self.base.activation_checkpointing_enable({"use_reentrant": False})
         elif self.base.is_activation_checkpointing:
@@ -343,6 +351,14 @@ class TextBackbone:
         for module in self.base.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.training = on
+                for name, value in [(n, v) for n, v in vars(module).items() if "dropout" in n and type(v) is float]:
+                    if on and value:
+                        self.dropouts.append((module, name, value))
+                        setattr(module, name, 0.0)
+        if not on:
+            for module, name, value in self.dropouts:
+                setattr(module, name, value)
+            self.dropouts = []
 
     def restore(self) -> None:
         """Put every flag back as it was found."""
