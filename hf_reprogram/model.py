@@ -254,12 +254,8 @@ class ReprogramModel(PeftModel):
         return self.backbone.base
 
     def fold(self, adapter_name: str | None = None, into: str | None = None) -> None:
-        """Replace a program by the plain form that does the same with fewer numbers: a reparametrised prompt by its
-        vectors. What has none stays as it is.
-
-        Args:
-            adapter_name: the program; None is the active one.
-            into: name of a new program that takes the folded form, beside the old one.
+        """Replace a program by its plain form, which does the same with fewer numbers (a reparametrised prompt by its
+        vectors; most have none), or put that beside it under the name `into`. None is the active program.
         """
         name = adapter_name or self.active_name()
         config = copy.deepcopy(self._config_of(name))
