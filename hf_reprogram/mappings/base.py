@@ -32,6 +32,10 @@ class MappingOptions(Options):
         """Token ids of every label word, where words of several tokens are scored; None where one position is read."""
         return None
 
+    def label_words(self) -> dict[str, dict[str, Any]]:
+        """By label, the words that stand for it with their token ids; empty where labels have no words."""
+        return {}
+
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
         """Fill in what needs a tokenizer (words to token ids), once, so that loading needs none."""
 

@@ -98,6 +98,10 @@ class VerbalizerConfig(MappingOptions):
     def continuations(self) -> list[list[int]] | None:
         return None if self.tokens is None else [ids for words in self.tokens.values() for ids in words]
 
+    def label_words(self) -> dict[str, dict[str, Any]]:
+        ids = self.tokens or self.ids
+        return {label: dict(zip(words, ids[label], strict=True)) for label, words in self.words.items()}
+
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
         if tokenizer is not None or (self.ids is None and self.tokens is None):
             # Ids of another tokenizer mean other words.
@@ -227,13 +231,11 @@ class Verbalizer(Mapping):
         self.fitted.fill_(1)
 
     def explain(self) -> dict[str, Any]:
-        ids = self.options.tokens or self.options.ids
-        words = {k: dict(zip(self.options.words[k], ids[k], strict=True)) for k in self.labels}
         offset = self.offset.tolist() if self.options.calibration else None
         return {
             "reads": "label words",
             "reduce": self.options.reduce,
             "rows": self.options.rows,
-            "words": words,
+            "words": self.options.label_words(),
             "offset": offset,
         }
