@@ -22,8 +22,8 @@ from .data.text import TextCollator, layout_of
 from .errors import ConfigError, UsageError, did_you_mean
 from .reprogrammed import Reprogrammed
 from .template import columns, parse
-from .tuner import build_parts, check_adapter_name, parts_state
-from .wrap import as_artefact, check_processor, config_of, resolve, start, watch_rates, wrap
+from .tuner import build_parts, check_adapter_name
+from .wrap import as_artefact, check_processor, config_of, parts_for, resolve, start, watch_rates, wrap
 
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class ReprogramModel(PeftModel):
         wrapped = wrap(model)
         try:
             fingerprint.check_fingerprint(config.fingerprint, model, processing_class, str(folder))
+            parts_for(config, wrapped.backbone, tensors, str(folder))
             with as_artefact(folder):
                 made = cls(wrapped, config, adapter_name)
             artefact.fill(made.base_model.state(adapter_name), tensors, str(folder))
@@ -201,9 +202,7 @@ class ReprogramModel(PeftModel):
 
     def _install(self, name: str, config: ReprogramConfig, tensors: dict[str, Tensor], where: str) -> None:
         """Put a loaded program into the sites. Nothing of the model is touched before everything is checked."""
-        with as_artefact(where):
-            parts = build_parts(config, self.backbone)
-        artefact.fill(parts_state(parts), tensors, where)
+        parts = parts_for(config, self.backbone, tensors, where)
         old = self.peft_config.get(name)
         if old is not None and (old.program, old.mapping) == (config.program, config.mapping):
             # Trainer loads its best checkpoint over the program it trains: the optimiser must keep its parameters.

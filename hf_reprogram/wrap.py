@@ -12,9 +12,11 @@ from weakref import WeakSet
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from . import artefact
 from .backbone.probe import probe
 from .config import ReprogramConfig
 from .data.text import TextCollator, layout_of
@@ -23,6 +25,7 @@ from .fingerprint import identity, remembered
 from .registry import method_class
 from .reprogrammed import Reprogrammed
 from .template import Answer, Words, has_answer, parse
+from .tuner import build_parts, parts_state
 
 
 def wrap(base: PreTrainedModel) -> Reprogrammed:
@@ -135,6 +138,20 @@ def config_of(sealed: dict[str, Any], where: Any) -> ReprogramConfig:
             raise ConfigError("ReprogramConfig.embedding_rms", "None", "a positive number")
         config.mapping.resolve(None, config.labels)
     return config
+
+
+def parts_for(config: ReprogramConfig, backbone: Any, tensors: dict[str, Tensor], where: str) -> tuple[Any, Any]:
+    """Programs and mapping of a loaded config, with its tensors in them.
+
+    Built on the meta device first: a config that says more than its tensors hold takes no memory to be refused.
+    """
+    with as_artefact(where), torch.device("meta"):
+        shapes = parts_state(build_parts(config, backbone))
+    artefact.match(shapes, tensors, where)
+    with as_artefact(where):
+        parts = build_parts(config, backbone)
+    artefact.fill(parts_state(parts), tensors, where)
+    return parts
 
 
 def start(model: Any, name: str, seed: int) -> None:

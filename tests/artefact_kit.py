@@ -56,10 +56,22 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+# More of them, for tests that take any number: other parametrisations, mappings and problem types.
+MORE_KINDS: dict[str, dict[str, Any]] = {
+    "residual": {"program": {**PROMPT, "parametrisation": "residual"}, "mapping": VERBALIZER},
+    "low-rank": {"program": {**PROMPT, "parametrisation": "low_rank", "rank": 2}, "mapping": VERBALIZER},
+    "source-labels": {"program": PROMPT, "mapping": {"type": "labels", "per_label": 2}, "labels": LABELS},
+    "several-tokens": {
+        "program": PROMPT,
+        "mapping": {"type": "verbalizer", "words": {"negative": [" bad poor"], "positive": [" good great"]}},
+    },
+}
+
+
 def trained(kind: str, family: str = "llama") -> ReprogramModel:
     """A model of this kind whose numbers are no longer those of its start."""
     base, tokenizer = tiny(family)
-    model = get_reprogram_model(base, ReprogramConfig(**KINDS[kind]), processing_class=tokenizer)
+    model = get_reprogram_model(base, ReprogramConfig(**(KINDS | MORE_KINDS)[kind]), processing_class=tokenizer)
     fit(model)
     train_step(model)
     return model
