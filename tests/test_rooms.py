@@ -25,6 +25,7 @@ ORDER = [
     "mappings",
     "fingerprint",
     "artefact",
+    "hub",
     "card",
     "data",
     "tuner",
