@@ -72,7 +72,9 @@ def fetch(repo_or_folder: str | os.PathLike, subfolder: str | None = None, **hub
         what, fix = explain(error, hub.get("token"))
         revision = f"@{hub['revision']}" if hub.get("revision") else ""
         why = f"is no folder here, and could not be fetched from the Hub: {what}"
-        raise ArtefactError(f"{name[:200]}{revision}", why, _WANTED, fix) from None  # its text may hold the token
+        raise ArtefactError(
+            f"{name[:200]}{revision}", why, _WANTED, fix or "try again"
+        ) from None  # its text may hold the token
 
 
 def _download(go: _Go, name: str, wanted: list[str], hub: dict[str, Any]) -> str:

@@ -375,7 +375,7 @@ class TestDamage:
             ("config.json", "garbage", "its base 'me/tiny' could not be loaded"),
             ("model.safetensors", "truncate", "its base 'me/tiny' could not be loaded"),
             ("model.safetensors", 500, "its base 'me/tiny' could not be loaded .*500"),
-            ("tokenizer.json", "hang up", "the tokenizer of 'me/tiny' could not be loaded .*cannot be reached"),
+            ("tokenizer.json", "hang up", "the tokenizer of 'me/tiny' could not be loaded"),
         ],
     )
     def test_of_the_base_on_its_way(self, hub: Hub, file: str, kind: int | str, says: str, waits: list[float]) -> None:
