@@ -153,7 +153,8 @@ def _usage(config: ReprogramConfig, place: str, subfolder: str | None) -> str:
 
 
 def _limits(config: ReprogramConfig) -> str:
-    always = " It answers with one of its labels whatever the row is." if config.labels else ""
+    chooses = config.labels and config.problem_type == "single_label_classification"
+    always = " It answers with one of its labels whatever the row is." if chooses else ""
     return (
         "## Limits\n\nIt works with exactly this base and tokenizer: loading checks their fingerprints. Loading reads "
         "JSON and safetensors, and runs nothing of it. A program inherits what the base knows and gets wrong, its "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Sequence
@@ -131,6 +132,10 @@ class ReprogramModel(PeftModel):
             )
         return labels
 
+    def problem_type(self, adapter_name: str | None = None) -> str:
+        """What a program's labels are: a key of `losses.LOSSES`."""
+        return self._config_of(adapter_name).problem_type
+
     def columns(self) -> list[str]:
         """Columns that the active program's template takes from a row."""
         return columns(parse(self._config_of().layout() or "{text}"))
@@ -248,6 +253,23 @@ class ReprogramModel(PeftModel):
         self.backbone.restore()
         return self.backbone.base
 
+    def fold(self, adapter_name: str | None = None, into: str | None = None) -> None:
+        """Replace a program by its plain form, which does the same with fewer numbers (a reparametrised prompt by its
+        vectors; most have none), or put that beside it under the name `into`. None is the active program.
+        """
+        name = adapter_name or self.active_name()
+        config = copy.deepcopy(self._config_of(name))
+        program, mapping = self.base_model.sites()
+        folded = [part.fold() for part in program.entries[name]]
+        options = [option for option, _ in folded]
+        config.program = options[0] if len(options) == 1 else options
+        tensors = {f"program.{i}.{key}": t for i, (_, state) in enumerate(folded) for key, t in state.items()}
+        tensors |= {f"mapping.{key}": t for key, t in mapping.entries[name].state_dict().items()}
+        target = check_adapter_name(name if into is None else into)
+        trains = target == self.active_name() and self._trains()
+        self._install(target, config, tensors, f"fold({name!r})")
+        self.base_model.set_requires_grad(target, trains)
+
     def merge_and_unload(self, *args: Any, **kwargs: Any) -> None:
         """Not possible: a program is no change of weights."""
         raise UsageError(
@@ -285,25 +307,18 @@ class ReprogramModel(PeftModel):
             ArtefactError: NaN in a tensor, a full or read-only disk; what was there before is intact.
         """
         if is_main_process:
-            self._save(
-                save_directory, os.path.basename(os.path.abspath(save_directory)), selected_adapters, state_dict
-            )
+            shown = os.path.basename(os.path.abspath(save_directory))
+            self._save(save_directory, shown, selected_adapters, state_dict)
 
-    def _save(
-        self,
-        root: str | os.PathLike,
-        shown: str,
-        selected: Sequence[str] | None = None,
-        state: dict[str, Tensor] | None = None,
-    ) -> None:
+    def _save(self, root: Any, shown: str, selected: Sequence[str] | None = None, state: Any = None) -> None:
         """The folders of some programs, whose cards call their place `shown`."""
         names = list(self.peft_config) if selected is None else list(selected)
         for name in names:
             config, tensors = self._config_of(name), self.base_model.state(name, state)
-            subfolder = None if name == "default" or len(names) == 1 else name
+            subfolder = "" if name == "default" or len(names) == 1 else name
             values = {**config.to_dict(), "inference_mode": True, "checksum": None}
             card = model_card(config, tensors, shown, subfolder)
-            artefact.save(os.path.join(root, subfolder or ""), values, tensors, card)
+            artefact.save(os.path.join(root, subfolder), values, tensors, card)
 
     def push_to_hub(
         self,
@@ -316,23 +331,19 @@ class ReprogramModel(PeftModel):
     ) -> str:
         """Upload the programs in one commit to a repo of the Hub, made where it is missing; other files stay.
 
-        Not transformers' mixin: that writes an empty card of its own over ours.
-
         Args:
             repo_id: `owner/name`, or a name among your own.
-            commit_message: of the commit.
-            private: visibility of a repo that is made.
+            commit_message, private: of the commit; visibility of a repo that is made.
             token: a Hub token; None takes that of `hf auth login` or `HF_TOKEN`.
-            revision: a branch, made where it is missing.
-            create_pr: as a pull request.
+            revision, create_pr: a branch, made where it is missing; or as a pull request.
 
         Returns:
             The address of the commit, or of the pull request.
 
         Raises:
-            UsageError: no repo id, no right to write there, or offline.
-            ArtefactError: the Hub fails, cannot be reached, or does not answer in time.
+            UsageError, ArtefactError: it is not allowed; the Hub fails or does not answer in time.
         """
+        # Not transformers' mixin: that writes an empty card of its own over ours.
         return push(repo_id, self._save, commit_message, private, token, revision, create_pr)
 
     def create_or_update_model_card(self, output_dir: str) -> None:
@@ -354,7 +365,7 @@ class ReprogramModel(PeftModel):
                 "the base's tokenizer",
                 "get_reprogram_model(base, config, processing_class=tokenizer)",
             )
-        layouts = {name: layout_of(c.layout() or "{text}", c.labels) for name, c in self.peft_config.items()}
+        layouts = {name: layout_of(config) for name, config in self.peft_config.items()}
         return TextCollator(
             self.processing_class, layouts, self.active_name(), self.backbone.facts, label_names(features), disabled
         )
