@@ -21,6 +21,7 @@ ORDER = [
     "registry",
     "config",
     "losses",
+    "metrics",
     "backbone",
     "programs",
     "mappings",

@@ -21,22 +21,22 @@ logger = logging.getLogger(__name__)
 
 
 class FrozenRows(Dataset):
-    """Rows as a mapping sees them: `{"readout": (K,), "label": id}`.
+    """Rows as a mapping sees them: `{"readout": (K,), "label": id or numbers}`.
 
     Args:
         values: (rows, K) readouts, in memory or mapped from the disk.
-        labels: the rows' label ids.
+        labels: the rows' label ids, or their numbers.
         lengths: of the laid out rows, so that batches are drawn as they are from live rows.
     """
 
-    def __init__(self, values: Tensor, labels: Sequence[int], lengths: Sequence[int]) -> None:
+    def __init__(self, values: Tensor, labels: Sequence[Any], lengths: Sequence[int]) -> None:
         self.values, self.labels, self.lengths = values, torch.tensor(labels), list(lengths)
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"readout": self.values[index], "label": int(self.labels[index])}
+        return {"readout": self.values[index], "label": self.labels[index]}
 
 
 class FrozenCollator:
@@ -52,7 +52,7 @@ class FrozenCollator:
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
         if not all(isinstance(row, Mapping) and "readout" in row for row in rows):
             return self.collator(rows)
-        labels = torch.tensor([row["label"] for row in rows])
+        labels = torch.stack([row["label"] for row in rows])
         return {"readout": torch.stack([row["readout"] for row in rows]), "labels": labels}
 
 
