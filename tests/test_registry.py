@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from typing import Any, get_type_hints
 
 import pytest
@@ -220,6 +221,12 @@ class TestForeignMethods:
         method = self._method(name, kind)
         monkeypatch.setattr(registry, "entry_points", lambda group: [_Entry("far", method)])
         with pytest.raises(UsageError, match="registered as program 'far'"):
+            method_class("program", "far")
+
+    def test_that_cannot_be_imported_is_named_with_its_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        entry = EntryPoint("far", "no_such_module", "hf_reprogram.programs")
+        monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+        with pytest.raises(UsageError, match="far = no_such_module of hf_reprogram.programs: .*ModuleNotFoundError"):
             method_class("program", "far")
 
     def test_cannot_take_the_place_of_ours(self, monkeypatch: pytest.MonkeyPatch) -> None:
