@@ -130,7 +130,7 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
             )
         least = 2 if self.problem_type == "single_label_classification" else 1
         if len(self.labels) < least:
-            raise ConfigError(where, f"{len(self.labels)} label", f"at least {least}")
+            raise ConfigError(where, f"{len(self.labels)} label", "at least two" if least == 2 else "at least one")
 
     def _check_weights(self) -> None:
         weights, where = self.class_weight, "ReprogramConfig.class_weight"

@@ -24,10 +24,6 @@ class MappingOptions(Options):
         """Target labels that the options name, in order; None where they name none."""
         return None
 
-    def label_words(self) -> dict[str, dict[str, Any]]:
-        """By label, the words that stand for it with their token ids; empty where labels have no words."""
-        return {}
-
     def reads(self) -> tuple[str, ...]:
         """Kinds of Reading by which the mapping can be had with these options; the base must give one of them."""
         return ("rows",)
@@ -35,6 +31,10 @@ class MappingOptions(Options):
     def continuations(self) -> list[list[int]] | None:
         """Token ids of every label word, where words of several tokens are scored; None where one position is read."""
         return None
+
+    def label_words(self) -> dict[str, dict[str, Any]]:
+        """By label, the words that stand for it with their token ids; empty where labels have no words."""
+        return {}
 
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
         """Fill in what needs a tokenizer (words to token ids), once, so that loading needs none."""

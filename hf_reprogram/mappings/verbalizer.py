@@ -78,10 +78,6 @@ class VerbalizerConfig(MappingOptions):
     def labels(self) -> list[str] | None:
         return list(self.words)
 
-    def label_words(self) -> dict[str, dict[str, Any]]:
-        ids = self.tokens or self.ids
-        return {label: dict(zip(words, ids[label], strict=True)) for label, words in self.words.items()}
-
     def reads(self) -> tuple[str, ...]:
         return ("sequence",) if self.tokens else ("rows",)
 
@@ -101,6 +97,10 @@ class VerbalizerConfig(MappingOptions):
 
     def continuations(self) -> list[list[int]] | None:
         return None if self.tokens is None else [ids for words in self.tokens.values() for ids in words]
+
+    def label_words(self) -> dict[str, dict[str, Any]]:
+        ids = self.tokens or self.ids
+        return {label: dict(zip(words, ids[label], strict=True)) for label, words in self.words.items()}
 
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
         if tokenizer is not None or (self.ids is None and self.tokens is None):

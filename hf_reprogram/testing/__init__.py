@@ -20,12 +20,12 @@ from ..errors import ConfigError
 from ..registry import method_class
 from .checks import CHECKS
 from .helpers import LABELS, ROWS, build, flags, logits_of, state_hash
-from .models import FAMILIES, tiny
+from .models import FAMILIES, LANGUAGE_MODELS, tiny
 
 
 __all__ = [
-    "CHECKS", "FAMILIES", "LABELS", "ROWS", "build", "check_mapping", "check_program", "config_of", "flags",
-    "logits_of", "mapping_config", "pair_config", "program_config", "refused", "state_hash", "suits", "tiny",
+    "CHECKS", "FAMILIES", "LABELS", "LANGUAGE_MODELS", "ROWS", "build", "check_mapping", "check_program", "config_of",
+    "flags", "logits_of", "mapping_config", "pair_config", "program_config", "refused", "state_hash", "suits", "tiny",
 ]  # fmt: skip
 
 _PROMPT = {"type": "prompt", "template": "{prompt:3} {text} {prompt:2} it was{answer}"}

@@ -27,7 +27,7 @@ def tiny(family: str, seed: int = 0) -> tuple[t.PreTrainedModel, t.PreTrainedTok
     a forgotten one shows.
 
     Args:
-        family: one of `FAMILIES`: a language model by its family's name, else `family-kind`.
+        family: one of `FAMILIES`: a language model by its family's name alone, else `family-kind`.
         seed: of the weights.
     """
     name, _, kind = family.partition("-")
@@ -114,8 +114,8 @@ _FAMILIES: dict[str, tuple[Callable[[int, int], t.PreTrainedConfig], str, dict[s
     "t5": (_t5, "pieces", {"lm": t.T5ForConditionalGeneration, "encoder": t.T5EncoderModel}),
     "bart": (_bart, "words", {"lm": t.BartForConditionalGeneration}),
 }
-# The language models first, by their family's name alone.
-FAMILIES = tuple(_FAMILIES) + tuple(
+LANGUAGE_MODELS = tuple(_FAMILIES)
+FAMILIES = LANGUAGE_MODELS + tuple(
     f"{name}-{kind}" for name, (*_, classes) in _FAMILIES.items() for kind in classes if kind != "lm"
 )
 

@@ -13,7 +13,7 @@ from hf_reprogram.backbone.text import Facts
 from hf_reprogram.data.text import Layout, TextCollator, harmless_id, special_ids
 from hf_reprogram.errors import ConfigError, DataError
 from hf_reprogram.template import parse
-from hf_reprogram.testing import FAMILIES, LABELS, ROWS, tiny
+from hf_reprogram.testing import LABELS, LANGUAGE_MODELS, ROWS, tiny
 
 
 CAUSAL = Facts("last", 0, "right", 16)
@@ -114,7 +114,7 @@ class TestLabels:
             _collator(names=LABELS)([{"text": "good", "label": label}])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
 def test_the_harmless_id_is_no_special_token(family: str) -> None:
     tokenizer = tiny(family)[1]
     assert harmless_id(tokenizer) not in tokenizer.all_special_ids

@@ -10,7 +10,7 @@ from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.errors import DataError
 from hf_reprogram.mappings.linear import LinearConfig, logistic, ridge
 from hf_reprogram.model import get_reprogram_model
-from hf_reprogram.testing import FAMILIES, LABELS, ROWS, logits_of, tiny
+from hf_reprogram.testing import LABELS, LANGUAGE_MODELS, ROWS, logits_of, tiny
 
 
 Z = np.array(
@@ -70,7 +70,7 @@ def test_logistic_folds_the_standardisation_in(classes: int) -> None:
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
 @pytest.mark.parametrize(
     "options",
     [
