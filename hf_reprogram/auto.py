@@ -10,6 +10,7 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedModel
 
 from . import artefact
+from .backbone.kinds import KINDS
 from .config import ReprogramConfig
 from .errors import ArtefactError, BaseModelError, UsageError, did_you_mean, first_line
 from .model import ReprogramModel
@@ -17,7 +18,7 @@ from .wrap import config_of
 
 
 # What a config may name; nothing else that it says is ever looked up in transformers.
-AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM")
+AUTO_CLASSES = tuple(kind.auto_class for kind in KINDS.values())
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _HUB = ("token", "cache_dir", "local_files_only")
 
