@@ -13,6 +13,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from .backbone.offload import Weights
 from .errors import ArtefactError
 
 
@@ -33,13 +34,10 @@ def base_fingerprint(base: nn.Module) -> dict[str, str]:
     }
 
 
-def remembered(base: nn.Module, what: str, make: Callable[[dict[str, Tensor]], Any]) -> Any:
-    """`make(tensors of the base)`, once for each state of them.
-
-    An in-place edit is seen, because the tensor's version counter rises (one through `.data` is not: it has none).
-    """
-    tensors = _unique_tensors(base)
-    state = tuple((t.data_ptr(), t._version) for t in tensors.values())
+def remembered(base: nn.Module, what: str, make: Callable[[Mapping[str, Tensor]], Any]) -> Any:
+    """`make(tensors of the base)`, once for each state of them."""
+    tensors = Weights(base)
+    state = tensors.state
     known = _MEMO.get(base)
     if known is None or known[0] != state:
         known = _MEMO[base] = (state, {})
@@ -56,7 +54,8 @@ def tensor_digest(tensors: Mapping[str, Tensor], rounded_to: torch.dtype | None 
         rounded_to: what floating-point tensors are rounded to first.
     """
     digest = xxhash.xxh3_128()
-    for name, tensor in sorted(tensors.items()):
+    for name in sorted(tensors):  # one at a time: they may come from the disk
+        tensor = tensors[name]
         tensor = tensor.to(rounded_to) if rounded_to is not None and tensor.is_floating_point() else tensor
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
@@ -79,16 +78,6 @@ _CONFIG_NOISE = {
 def config_fields(base: nn.Module) -> dict[str, Any]:
     """The fields of a base's config that may alter its forward."""
     return {k: v for k, v in base.config.to_dict().items() if k not in _CONFIG_NOISE}
-
-
-def _unique_tensors(base: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name, tied ones once."""
-    seen: dict[int, str] = {}
-    tensors = {}
-    for name, tensor in base.state_dict(keep_vars=True).items():
-        if seen.setdefault(tensor.data_ptr() if tensor.numel() else id(tensor), name) == name:
-            tensors[name] = tensor
-    return tensors
 
 
 def processor_fingerprint(processor: Any) -> str | None:

@@ -94,6 +94,9 @@ class Reprogrammed(nn.Module):
 
     gradient_checkpointing_disable = activation_checkpointing_disable
 
+    def enable_input_require_grads(self) -> None:
+        """Nothing: slots bring their gradient, and PEFT would leave a hook on the base's embeddings for ever."""
+
     def forward(
         self,
         input_ids: Tensor | None = None,

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from .families import Family
+from .offload import running_device
 
 
 SLICE = 4096  # rows of the vocabulary at a time, where all of them must be summed over
@@ -36,12 +37,12 @@ class Head:
     @property
     def size(self) -> int:
         """Rows of the output matrix (the vocabulary)."""
-        return self.output.weight.shape[0]
+        return self.output.out_features  # not its weight's shape: a quantised one is packed
 
     @property
     def width(self) -> int:
         """Size of the states that the output matrix takes; not always the hidden size (ALBERT)."""
-        return self.output.weight.shape[1]
+        return self.output.in_features
 
     def transform(self, state: Tensor) -> Tensor:
         """Hidden states as the output matrix expects them: (..., dim) -> (..., head dim)."""
@@ -55,11 +56,22 @@ class Head:
     def rows(self, ids: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         """(weight (rows, head dim), bias (rows,) or None) of some rows, float32, without gradient."""
         output = self.output
-        bias = output.bias.detach()[ids].float() if getattr(output, "bias", None) is not None else None
+        if self.sliceable:
+            weight, bias = output.weight.detach()[ids].float(), None
+            bias = output.bias.detach()[ids].float() if output.bias is not None else None
+        else:
+            weight, bias = self._rows_by_running(ids)
         if self.family.logits_bias:
             extra = self.base.get_buffer(self.family.logits_bias)[0, ids].float()
             bias = extra if bias is None else bias + extra
-        return output.weight.detach()[ids].float(), bias
+        return weight, bias
+
+    @torch.no_grad()
+    def _rows_by_running(self, ids: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Rows of a matrix that is packed, adapted or elsewhere: what its module makes of the unit vectors."""
+        units = torch.eye(self.width, device=running_device(self.output))
+        zero = self._own(torch.zeros_like(units[:1]))[0, ids]
+        return torch.cat([self._own(part)[:, ids] - zero for part in units.split(256)]).T.contiguous(), zero
 
     def logits(self, state: Tensor, ids: Tensor | slice | None) -> Tensor:
         """Logits of the rows `ids`, of all rows where None: transformed states (..., head dim) -> (..., rows).
@@ -74,16 +86,20 @@ class Head:
 
     @property
     def sliceable(self) -> bool:
-        """Whether rows may be taken alone: anything but a bare Linear (quantised, adapted, hooked) keeps its own way
-        to the logits, and columns come after."""
+        """Whether rows may be taken alone: anything but a bare Linear that is here (quantised, adapted, hooked,
+        offloaded) keeps its own way to the logits, and columns come after."""
         output = self.output
-        return type(output) is nn.Linear and not output._forward_hooks and not output._forward_pre_hooks
+        bare = type(output) is nn.Linear and not output._forward_hooks and not output._forward_pre_hooks
+        return bare and output.weight.device.type != "meta"
 
-    def _all(self, state: Tensor) -> Tensor:
+    def _own(self, state: Tensor) -> Tensor:
         output = self.output
         if not self.sliceable and output.weight.is_floating_point():
             state = state.to(output.weight.dtype)
-        full = output(state).float()
+        return output(state).float()
+
+    def _all(self, state: Tensor) -> Tensor:
+        full = self._own(state)
         if self.family.logits_bias:
             full = full + self.base.get_buffer(self.family.logits_bias)[0].float()
         return self.cap(full)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -19,6 +20,7 @@ from ..errors import BaseModelError, UsageError
 from .families import FAMILIES
 from .heads import Head
 from .kinds import KINDS, kind_of
+from .offload import running_device
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class TextBackbone:
         self.family = FAMILIES[base.config.model_type]
         # Without a language model's head there is nothing that words could be read from.
         self.head = Head(base, self.family) if "rows" in self.gives else None
-        self.ledger: list[tuple[Tensor | nn.Module, str, Any]] = []  # flags as found, to be put back by `restore`
+        self.ledger: list[tuple[nn.Module, str, Any]] = []  # flags as found, to be put back by `restore`
+        self.trained: dict[str, bool] = {}  # by name: offloading makes a base's parameters anew in every pass
         self.dropouts: list[tuple[nn.Module, str, float]] = []  # rates as found, while checkpointing is on
 
     # What it is
@@ -106,7 +109,7 @@ class TextBackbone:
     @property
     def device(self) -> torch.device:
         """Where inputs must lie."""
-        return self.embedding.weight.device
+        return running_device(self.embedding)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -323,13 +326,19 @@ class TextBackbone:
     # Flags on the base
 
     def freeze(self) -> None:
-        """Put the base to sleep: no gradients, eval mode. What was changed is written down for `restore`."""
+        """Put the base to sleep: no gradients, eval mode. What was changed is written down for `restore`.
+
+        A base that its owner checkpoints goes on being checkpointed, non-reentrant.
+        """
         if self.ledger:
             return
-        self.ledger = [(p, "requires_grad", p.requires_grad) for p in self.base.parameters()]
-        self.ledger += [(m, "training", m.training) for m in self.base.modules()]
+        self.trained = {name: p.requires_grad for name, p in self.base.named_parameters(remove_duplicate=False)}
+        flags = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
+        self.ledger = [(m, flag, vars(m)[flag]) for m in self.base.modules() for flag in flags if flag in vars(m)]
         self.base.requires_grad_(False)
         self.base.eval()
+        if self.base.is_activation_checkpointing:
+            self.checkpoint(True)
 
     def checkpoint(self, on: bool) -> None:
         """Turn activation checkpointing of the base on (non-reentrant) or off.
@@ -344,10 +353,11 @@ class TextBackbone:
         if on and not self.base.supports_gradient_checkpointing:
             name = type(self.base).__name__
             raise BaseModelError("gradient_checkpointing", f"{name} has none", fix="smaller batches, accumulated")
-        if on:
-            self.base.activation_checkpointing_enable({"use_reentrant": False})
-        elif self.base.is_activation_checkpointing:
-            self.base.activation_checkpointing_disable()
+        # Not by the base's own method: that leaves a hook on its embeddings for ever, and makes their output need a
+        # gradient even where only a mapping trains. Slots bring their own.
+        if on or self.base.is_activation_checkpointing:
+            again = partial(checkpoint, use_reentrant=False)
+            self.base._set_gradient_checkpointing(enable=on, gradient_checkpointing_func=again)
         for module in self.base.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.training = on
@@ -363,8 +373,10 @@ class TextBackbone:
     def restore(self) -> None:
         """Put every flag back as it was found."""
         self.checkpoint(False)
-        for thing, name, value in self.ledger:
-            setattr(thing, name, value)
+        for module, name, value in self.ledger:
+            setattr(module, name, value)
+        for name, parameter in self.base.named_parameters(remove_duplicate=False):
+            parameter.requires_grad_(self.trained.get(name, parameter.requires_grad))
         self.ledger = []
 
 
