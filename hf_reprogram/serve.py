@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data.rows import as_rows
+from .data.shares import gathered, share, world
 from .errors import DataError, UsageError
 
 
@@ -132,6 +133,8 @@ def evaluate(
 def fit_mapping(model: Any, rows: Any = None, batch_size: int = 32, features: Any = None) -> None:
     """Estimate the active mapping: from its own calibration rows, else from `rows`.
 
+    In a process group every rank calls it: each reads its share of the rows, and all solve the same problem (N25).
+
     Raises:
         UsageError: the mapping estimates nothing, or needs rows and got none.
     """
@@ -151,13 +154,19 @@ def fit_mapping(model: Any, rows: Any = None, batch_size: int = 32, features: An
         raise DataError(
             "fit_mapping(rows)", "rows without labels", f"labels: {mapping.options.type!r} learns from them"
         )
+    rank, ranks = (0, 1) if own is not None else world()  # few calibration rows are not worth dealing out
+    count, made = len(made), share(made, rank, ranks)
     values, order = [], []
     with _asleep(model):
         for index, columns in batches(model, collator, made, batch_size):
             values.append(model.reprogrammed.readout(columns, mapping.reading()).float().cpu())
             order += index
+    readouts = torch.cat(values)[torch.tensor(order).argsort()]
     labels = torch.tensor([row.label for row in made]) if mapping.fit_needs_labels else None
-    mapping.fit(torch.cat(values)[torch.tensor(order).argsort()], labels)
+    if ranks > 1:
+        readouts = gathered(readouts, count)
+        labels = gathered(labels, count) if labels is not None else None
+    mapping.fit(readouts, labels)
 
 
 def generate(model: Any, rows: Any, **kwargs: Any) -> Tensor:

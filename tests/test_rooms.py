@@ -18,6 +18,7 @@ ORDER = [
     "batch",
     "template",
     "registry",
+    "presets",
     "config",
     "losses",
     "backbone",
