@@ -34,7 +34,10 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def config_values(
-    name: str, labels: Sequence[str] | Mapping[str, list[str]] | None, changes: Mapping[str, Any], known: Collection[str]
+    name: str,
+    labels: Sequence[str] | Mapping[str, list[str]] | None,
+    changes: Mapping[str, Any],
+    known: Collection[str],
 ) -> dict[str, Any]:
     """Fields of a ReprogramConfig from a preset.
 
@@ -45,10 +48,11 @@ def config_values(
         changes: fields of the config, or of one of its parts' options.
         known: fields of a ReprogramConfig.
     """
+    values = preset(name)["config"]
     if not labels or isinstance(labels, str):
         raise ConfigError(f"from_preset({name!r})", f"labels={labels!r}", "names of the labels, or words of each")
     words = dict(labels) if isinstance(labels, Mapping) else {label: [f" {label}"] for label in labels}
-    values = _filled(preset(name)["config"], {WORDS: words, LABELS: list(words)})
+    values = _filled(values, {WORDS: words, LABELS: list(words)})
     parts = [*(values["program"] if isinstance(values["program"], list) else [values["program"]]), values["mapping"]]
     kinds = [*["program"] * (len(parts) - 1), "mapping"]
     options = [

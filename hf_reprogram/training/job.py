@@ -143,7 +143,7 @@ def _train(recipe: Recipe, trainer: ReprogramTrainer, rows: source.Source, say: 
         "epochs": round(trainer.state.epoch or 0.0, 3),
         "batch_size": size,
         "learning_rates": rates,
-        "loss": {"first": losses[0], "last": losses[-1]} if losses else {},
+        "loss": {"first": round(losses[0], 6), "last": round(losses[-1], 6)} if losses else {},
         "metrics": {**_judge(model, arguments, rows), "split": "validation"},
         "baselines": {
             "majority": majority(rows),

@@ -174,7 +174,7 @@ def _section(
             raise ConfigError(place, f"{part!r} is a {type(part).__name__}", kind)
     for name, f in fields.items():
         if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{prefix}{name}", f"missing in {where}", f"one of {_names(cls)}; this one must be there")
+            raise ConfigError(f"{prefix}{name}", f"missing in {where}", f"this one of the keys {_names(cls)}")
     return dict(values)
 
 

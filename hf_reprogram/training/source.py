@@ -130,7 +130,8 @@ def _columns(rows: Any, data: DataRecipe, wanted: Sequence[str], where: str) -> 
     have = rows.column_names or list(next(iter(rows), {}))  # a stream of JSON does not know its columns
     unknown = next((name for name in data.columns if name not in wanted), None)
     if unknown is not None:
-        raise DataError(f"data.columns.{unknown}", "the template has no such column", fix=did_you_mean(unknown, wanted))
+        place = f"data.columns.{unknown}"
+        raise DataError(place, "the template has no such column", fix=did_you_mean(unknown, wanted))
     taken = {data.columns.get(name, name): name for name in wanted} | {data.label: "label"}
     if len(taken) <= len(wanted):
         raise DataError("data.columns", f"{data.columns} names a column twice", "one column of the data for each")

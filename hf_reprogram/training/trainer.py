@@ -71,7 +71,8 @@ class ReprogramTrainer(Trainer):
         torch.distributed.all_gather_object(found, own)
         for name, lengths in zip(("train_dataset", "eval_dataset"), zip(*found, strict=True), strict=True):
             if len(set(lengths)) > 1:
-                raise UsageError(name, f"has {lengths} rows on the ranks", "the same rows on all; Trainer deals them out")
+                what = f"has {lengths} rows on the ranks"
+                raise UsageError(name, what, "the same rows on all: Trainer deals them out")
 
 
 def make_trainer(
