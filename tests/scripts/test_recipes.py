@@ -118,10 +118,12 @@ def test_two_ranks_by_a_launcher(launcher: list[str], tmp_path: Path) -> None:
     base.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS * 4))
-    (tmp_path / "mine.yaml").write_text(
-        "{base: {model: base}, data: {train: rows.jsonl}, preset: prompt_tuning, output: out, training: {max_steps: 3, "
-        'per_device_train_batch_size: 2, use_cpu: true}, options: {labels: {negative: [" bad"], positive: [" good"]}}}'
-    )
+    values = {
+        "base": {"model": "base"}, "data": {"train": "rows.jsonl"}, "output": "out", "preset": "prompt_tuning",
+        "options": {"labels": {"negative": [" bad"], "positive": [" good"]}},
+        "training": {"max_steps": 3, "per_device_train_batch_size": 2, "use_cpu": True},
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(json.dumps(values))  # JSON is YAML too
     command = [sys.executable, "-m", *launcher, str(SCRIPTS / "train.py"), str(tmp_path / "mine.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
