@@ -9,6 +9,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..errors import UsageError
+from .cache import FrozenCollator, FrozenRows, frozen
 from .estimation import estimate
 from .sampling import LengthBuckets
 from .watch import Watch
@@ -44,7 +45,7 @@ class ReprogramTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log; beside every evaluation stands what the program's gradient was and how far it has moved."""
-        if "eval_loss" in logs:
+        if any(name.startswith("eval_") and name.endswith("_loss") for name in logs):
             logs.update(self.watch.numbers())
         super().log(logs, start_time)
 
@@ -59,7 +60,8 @@ class ReprogramTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        lengths = [len(row.ids) for row in self.data_collator.lay_out(rows)]
+        known = isinstance(rows, FrozenRows)
+        lengths = rows.lengths if known else [len(row.ids) for row in self.data_collator.lay_out(rows)]
         return LengthBuckets(lengths, size, seed, epoch=lambda: int(self.state.epoch or 0))
 
     def _compare_ranks(self) -> None:
@@ -81,6 +83,8 @@ def make_trainer(
     train_dataset: Any,
     eval_dataset: Any = None,
     features: Any = None,
+    cache: Any = None,
+    rebuild: bool = False,
     **kwargs: Any,
 ) -> Trainer:
     """A Trainer for a reprogrammed model.
@@ -88,7 +92,8 @@ def make_trainer(
     Fills in: the collator; one parameter group per part (program, mapping), each with its own default rate, where the
     arguments leave the rate at transformers' 5e-5, else all with the rate given; batches of like length; estimation of
     the mapping before the first step; accuracy and macro F1 as metrics; gradient and movement of the program beside
-    every evaluation.
+    every evaluation. Where only a mapping trains, the frozen model runs once over the rows, and every step is the
+    mapping's alone.
 
     Args:
         model: from `get_reprogram_model`.
@@ -96,6 +101,8 @@ def make_trainer(
             each rank reads for itself; where one program trains, DDP is told to look for no unused parameters.
         train_dataset, eval_dataset: dict rows, or a `datasets.Dataset`; to learn from also a stream, with `max_steps`.
         features: what integer labels stand for; taken from the dataset where it has features.
+        cache, rebuild: a folder that keeps the frozen model's features of the training rows, as for `fit_mapping`;
+            None keeps them in memory.
         kwargs: for Trainer.
 
     Raises:
@@ -112,7 +119,13 @@ def make_trainer(
     if args.ddp_find_unused_parameters is None and len(model.peft_config) == 1:
         args.ddp_find_unused_parameters = False  # one program: each parameter is used in each pass
     features = features if features is not None else getattr(train_dataset, "features", None)
-    kwargs.setdefault("data_collator", model.collator(features=features))
+    own = kwargs.get("data_collator")
+    collator = own or model.collator(features=features)
+    rows = None if own else frozen(model, collator, train_dataset, cache, rebuild)
+    if rows is not None:
+        train_dataset, eval_dataset = rows, _frozen_too(model, collator, eval_dataset)
+        collator = FrozenCollator(collator)
+    kwargs["data_collator"] = collator
     kwargs.setdefault("compute_metrics", metrics)
     return ReprogramTrainer(
         model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, features=features, **kwargs
@@ -131,6 +144,13 @@ def _check_stream(model: Any, args: TrainingArguments) -> None:
             "rows with a length",
             "model.fit_mapping(list(stream.take(1000))) beforehand",
         )
+
+
+def _frozen_too(model: Any, collator: Any, rows: Any) -> Any:
+    """Evaluation rows with the body run once; those that cannot be stay live, in the same Trainer."""
+    if isinstance(rows, dict):
+        return {name: _frozen_too(model, collator, part) for name, part in rows.items()}
+    return rows if rows is None else frozen(model, collator, rows) or rows
 
 
 def parameter_groups(model: Any, args: TrainingArguments) -> list[dict[str, Any]]:
