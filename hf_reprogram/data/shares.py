@@ -27,7 +27,7 @@ def share(rows: Sequence[Any], rank: int, ranks: int) -> list[Any]:
     return [rows[(rank + i * ranks) % len(rows)] for i in range(-(-len(rows) // ranks))]
 
 
-def gathered(own: Tensor, count: int) -> Tensor:
+def of_all_ranks(own: Tensor, count: int) -> Tensor:
     """What all ranks made of their shares (rows, ...), in the order of the `count` rows; equal on every rank."""
     parts: list[Any] = [None] * world()[1]
     distributed.all_gather_object(parts, own.cpu())

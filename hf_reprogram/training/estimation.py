@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .cache import FrozenRows
-
 
 def estimate(model: Any, rows: Any, features: Any = None) -> None:
     """Fit the active mapping on the training rows where it is estimated and not yet fitted.
@@ -15,10 +13,5 @@ def estimate(model: Any, rows: Any, features: Any = None) -> None:
         rows: the training rows, live or frozen.
         features: what their integer labels stand for.
     """
-    mapping = model.active_mapping()
-    if not mapping.needs_fit:
-        return
-    if isinstance(rows, FrozenRows) and mapping.calibration_rows() is None:
-        mapping.fit(rows.values, rows.labels)
-    else:  # a mapping with rows of its own does not look at these
+    if model.active_mapping().needs_fit:
         model.fit_mapping(rows, features=features)

@@ -9,7 +9,8 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..errors import UsageError
-from .cache import FrozenCollator, FrozenRows, frozen
+from ..features import FrozenRows
+from .cache import FrozenCollator, frozen
 from .estimation import estimate
 from .sampling import LengthBuckets
 from .watch import Watch
@@ -99,7 +100,8 @@ def make_trainer(
         model: from `get_reprogram_model`.
         args: with `remove_unused_columns=False`. Where the dataset is a stream its `accelerator_config` is told that
             each rank reads for itself; where one program trains, DDP is told to look for no unused parameters.
-        train_dataset, eval_dataset: dict rows, or a `datasets.Dataset`; to learn from also a stream, with `max_steps`.
+        train_dataset, eval_dataset: dict rows, a `datasets.Dataset`, or `model.frozen_rows(rows)`; to learn from also
+            a stream, with `max_steps`.
         features: what integer labels stand for; taken from the dataset where it has features.
         cache, rebuild: a folder that keeps the frozen model's features of the training rows, as for `fit_mapping`;
             None keeps them in memory.
