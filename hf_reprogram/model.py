@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import tempfile
@@ -131,6 +132,10 @@ class ReprogramModel(PeftModel):
             )
         return labels
 
+    def problem_type(self, adapter_name: str | None = None) -> str:
+        """What a program's labels are: a key of `losses.LOSSES`."""
+        return self._config_of(adapter_name).problem_type
+
     def columns(self) -> list[str]:
         """Columns that the active program's template takes from a row."""
         return columns(parse(self._config_of().layout() or "{text}"))
@@ -248,6 +253,23 @@ class ReprogramModel(PeftModel):
         self.backbone.restore()
         return self.backbone.base
 
+    def fold(self, adapter_name: str | None = None, into: str | None = None) -> None:
+        """Replace a program by its plain form, which does the same with fewer numbers (a reparametrised prompt by its
+        vectors; most have none), or put that beside it under the name `into`. None is the active program.
+        """
+        name = adapter_name or self.active_name()
+        config = copy.deepcopy(self._config_of(name))
+        program, mapping = self.base_model.sites()
+        folded = [part.fold() for part in program.entries[name]]
+        options = [option for option, _ in folded]
+        config.program = options[0] if len(options) == 1 else options
+        tensors = {f"program.{i}.{key}": t for i, (_, state) in enumerate(folded) for key, t in state.items()}
+        tensors |= {f"mapping.{key}": t for key, t in mapping.entries[name].state_dict().items()}
+        target = check_adapter_name(name if into is None else into)
+        trains = target == self.active_name() and self._trains()
+        self._install(target, config, tensors, f"fold({name!r})")
+        self.base_model.set_requires_grad(target, trains)
+
     def merge_and_unload(self, *args: Any, **kwargs: Any) -> None:
         """Not possible: a program is no change of weights."""
         raise UsageError(
@@ -343,7 +365,7 @@ class ReprogramModel(PeftModel):
                 "the base's tokenizer",
                 "get_reprogram_model(base, config, processing_class=tokenizer)",
             )
-        layouts = {name: layout_of(c.layout() or "{text}", c.labels) for name, c in self.peft_config.items()}
+        layouts = {name: layout_of(config) for name, config in self.peft_config.items()}
         return TextCollator(
             self.processing_class, layouts, self.active_name(), self.backbone.facts, label_names(features), disabled
         )

@@ -14,7 +14,7 @@ import hf_reprogram as hr
 from hf_reprogram import artefact
 from hf_reprogram.errors import ArtefactError, ConfigError, UsageError
 from hf_reprogram.model import get_reprogram_model
-from hf_reprogram.testing import FAMILIES, ROWS, flags, logits_of, program_config, state_hash, tiny
+from hf_reprogram.testing import ROWS, flags, logits_of, program_config, state_hash, tiny
 from tests.artefact_kit import forge, saved
 
 
@@ -39,7 +39,7 @@ def _on_disk(family: str, root: Path) -> tuple[Path, Any]:
 
 
 class TestOneName:
-    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("family", ["llama", "bert", "t5"])
     def test_loads_base_tokenizer_and_program(self, family: str, tmp_path: Path) -> None:
         folder, model = _on_disk(family, tmp_path)
         for name in (folder, str(folder), f"{folder}/"):

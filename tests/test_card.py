@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from hf_reprogram.artefact import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
-from hf_reprogram.testing import FAMILIES, tiny
+from hf_reprogram.testing import LANGUAGE_MODELS, tiny
 from hf_reprogram.testing.helpers import fit
 from tests.artefact_kit import KINDS
 
@@ -62,7 +62,7 @@ def _tables(card: str) -> list[list[str]]:
     return [[c.strip() for c in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
 @pytest.mark.parametrize("case", CASES)
 def test_its_snippet_runs(case: str, family: str, capsys: pytest.CaptureFixture) -> None:
     model = _model(CASES[case], family)

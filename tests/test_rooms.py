@@ -22,6 +22,7 @@ ORDER = [
     "presets",
     "config",
     "losses",
+    "metrics",
     "backbone",
     "programs",
     "mappings",

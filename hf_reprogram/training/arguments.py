@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 from transformers import TrainingArguments
 
 from ..errors import ConfigError, did_you_mean, first_line
+from ..metrics import BEST
 from ..registry import misfit
 from .recipe import Recipe
 
@@ -29,11 +30,11 @@ _EVERY = ("eval_strategy", "eval_steps", "save_strategy", "save_steps")
 EVALUATIONS = 4  # of a run that is measured in steps
 
 
-def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """Arguments of a recipe's run. Of the recipe's own it changes none.
+def training_arguments(recipe: Recipe, problem_type: str) -> TrainingArguments:
+    """Arguments of a recipe's run for a problem type. Of the recipe's own it changes none.
 
     Filled in: evaluation and a checkpoint at the end of every epoch (four times in a run of `max_steps`), the
-    checkpoint of the best accuracy in the end, the first step's loss in the log, two checkpoints kept, no reports to
+    checkpoint of the best accuracy (micro F1, mean squared error) in the end, the first step's loss in the log, two checkpoints kept, no reports to
     elsewhere.
 
     Raises:
@@ -59,7 +60,9 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         **given,
     }
     if filled["eval_strategy"] == filled["save_strategy"] != "no":
-        filled = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", **filled}
+        metric, greater = BEST[problem_type]
+        best = {"load_best_model_at_end": True, "metric_for_best_model": metric, "greater_is_better": greater}
+        filled = {**({} if "metric_for_best_model" in given else best), **filled}
     own = {"output_dir": str(checkpoints(recipe)), "seed": recipe.seed, "remove_unused_columns": False}
     try:
         return TrainingArguments(**filled, **own)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..artefact import CARD_FILE
 from ..auto import AUTO_CLASSES, DTYPES
 from ..config import ReprogramConfig
 from ..errors import ConfigError, did_you_mean, first_line
+from ..metrics import BEST
 from ..model import ReprogramModel, get_reprogram_model
 from ..template import columns, parse
 from . import source
@@ -52,11 +52,12 @@ def run(recipe: Recipe) -> Result:
     Warns:
         UserWarning: where training ended no better than the commonest label, or than the untrained program.
     """
-    arguments = training_arguments(recipe)
     config = program_config(recipe)
+    arguments = training_arguments(recipe, config.problem_type)
     wanted = columns(parse(config.layout() or "{text}"))
+    labels = config.labels if config.problem_type == "single_label_classification" else None
     with arguments.main_process_first(desc="reading rows"):  # the others find what it has cached
-        rows = source.load(recipe.data, wanted, config.labels, recipe.seed)
+        rows = source.load(recipe.data, wanted, labels, recipe.seed)
     base, tokenizer = load_base(recipe.base)
     model = get_reprogram_model(base, config, processing_class=tokenizer, seed=recipe.seed)
     if "max_grad_norm" not in recipe.training:
@@ -73,7 +74,7 @@ def run(recipe: Recipe) -> Result:
     baselines, metrics = record["baselines"], record["metrics"]
     for name, judged in (*baselines.items(), ("now", metrics)):
         say(f"{name:>9}  " + "  ".join(f"{k} {v:.4f}" for k, v in judged.items() if isinstance(v, float)))
-    problem = verdict(metrics, baselines)
+    problem = verdict(metrics, baselines, *BEST[config.problem_type])
     if problem:
         warnings.warn(problem, UserWarning, stacklevel=2)
     result = _save(recipe, model, {**_about(recipe, rows), **record}, trainer, arguments)
@@ -144,10 +145,10 @@ def _train(recipe: Recipe, trainer: ReprogramTrainer, rows: source.Source, say: 
         "batch_size": size,
         "learning_rates": rates,
         "loss": {"first": round(losses[0], 6), "last": round(losses[-1], 6)} if losses else {},
-        "metrics": {**_judge(model, arguments, rows), "split": "validation"},
+        "metrics": _without_majority(_judge(model, arguments, rows)),
         "baselines": {
-            "majority": majority(rows),
-            "untrained": {k: untrained[k] for k in ("accuracy", "loss") if k in untrained},
+            **_majority(untrained),
+            "untrained": {k: untrained[k] for k in (BEST[model.problem_type()][0], "loss")},
         },
     }
 
@@ -155,34 +156,46 @@ def _train(recipe: Recipe, trainer: ReprogramTrainer, rows: source.Source, say: 
 def _fit(model: ReprogramModel, arguments: Any, rows: source.Source) -> dict[str, Any]:
     """Estimate a mapping where nothing trains by gradients; the record of it."""
     estimate(model, rows.train, rows.names)
-    metrics = {**_judge(model, arguments, rows), "split": "validation"}
-    return {"steps": 0, "metrics": metrics, "baselines": {"majority": majority(rows)}}
+    judged = _judge(model, arguments, rows)
+    return {"steps": 0, "metrics": _without_majority(judged), "baselines": _majority(judged)}
 
 
 def _judge(model: ReprogramModel, arguments: Any, rows: source.Source) -> dict[str, Any]:
     """Metrics on the validation rows, the same on every rank."""
     judged = model.evaluate(rows.validation, batch_size=arguments.per_device_eval_batch_size, features=rows.names)
-    return {k: round(v, 6) if isinstance(v, float) else v for k, v in judged.items() if k != "majority"}
+    return {k: round(v, 6) if isinstance(v, float) else v for k, v in judged.items()}
 
 
-def majority(rows: source.Source) -> dict[str, float]:
-    """Accuracy of always saying the commonest label of the validation rows."""
-    labels = list(rows.validation["label"])
-    return {"accuracy": round(Counter(labels).most_common(1)[0][1] / len(labels), 6)}
+def _without_majority(judged: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in judged.items() if k != "majority"} | {"split": "validation"}
 
 
-def verdict(metrics: dict[str, Any], baselines: dict[str, dict[str, float]]) -> str | None:
-    """What is wrong with a result that is no better than doing nothing; None where it is better (U§1)."""
-    accuracy, found = metrics.get("accuracy"), []
+def _majority(judged: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Accuracy of always saying the commonest label of the validation rows, where there are labels to say."""
+    return {"majority": {"accuracy": judged["majority"]}} if "majority" in judged else {}
+
+
+def verdict(
+    metrics: dict[str, Any], baselines: dict[str, dict[str, float]], best: str = "accuracy", greater: bool = True
+) -> str | None:
+    """What is wrong with a result that is no better than doing nothing; None where it is better (U§1).
+
+    Args:
+        metrics: of the trained program.
+        baselines: of what it must be better than.
+        best, greater: the metric that counts, and whether more of it is better.
+    """
+    found, own = [], metrics[best]
     for name, other in baselines.items():
-        worse = accuracy is not None and "accuracy" in other and accuracy <= other["accuracy"]
-        # The same accuracy with a lower loss is something learned.
-        if worse and not (accuracy == other["accuracy"] and metrics.get("loss", 0.0) < other.get("loss", 0.0)):
-            found.append(f"{name} ({other['accuracy']:.4f})")
+        gain = (own - other[best]) * (1 if greater else -1)
+        # As often right and surer of it: something was learned.
+        surer = gain == 0 and metrics.get("loss", 0.0) < other.get("loss", 0.0)
+        if gain <= 0 and not surer:
+            found.append(f"{name} ({other[best]:.4f})")
     if not found:
         return None
     return (
-        f"accuracy {accuracy:.4f} is no better than {' and '.join(found)}: nothing useful was learned. Try another "
+        f"{best} {own:.4f} is no better than {' and '.join(found)}: nothing useful was learned. Try another "
         "rate (the parts' own where training.learning_rate is left out), more steps, another template or other words."
     )
 

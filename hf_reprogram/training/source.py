@@ -31,7 +31,7 @@ def load(data: DataRecipe, wanted: Sequence[str], labels: Sequence[str] | None, 
     Args:
         data: the recipe's section.
         wanted: columns of the template.
-        labels: target labels; None leaves labels unchecked.
+        labels: target labels, of which each row has one; None for other targets.
         seed: of the validation split.
 
     Raises:
@@ -176,8 +176,9 @@ def set_aside(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
         raise DataError("data.train", "1 row, of which none can be set aside", "at least two rows")
     labels, everything = list(rows["label"]), list(range(len(rows)))
     kept = {"test_size": share, "random_state": seed}
+    classes = labels if all(isinstance(label, str | int) for label in labels) else None  # no numbers, no sets
     try:
-        rest, part = train_test_split(everything, stratify=labels, **kept)
+        rest, part = train_test_split(everything, stratify=classes, **kept)
     except ValueError as error:
         logger.warning("The validation part is drawn without regard to labels: %s", first_line(error))
         rest, part = train_test_split(everything, **kept)

@@ -10,6 +10,7 @@ from transformers.trainer_utils import has_length
 
 from ..errors import UsageError
 from ..features import FrozenRows
+from ..metrics import metrics
 from .cache import FrozenCollator, frozen
 from .estimation import estimate
 from .sampling import LengthBuckets
@@ -92,7 +93,7 @@ def make_trainer(
 
     Fills in: the collator; one parameter group per part (program, mapping), each with its own default rate, where the
     arguments leave the rate at transformers' 5e-5, else all with the rate given; batches of like length; estimation of
-    the mapping before the first step; accuracy and macro F1 as metrics; gradient and movement of the program beside
+    the mapping before the first step; the metrics of the problem type; gradient and movement of the program beside
     every evaluation. Where only a mapping trains, the frozen model runs once over the rows, and every step is the
     mapping's alone.
 
@@ -121,6 +122,7 @@ def make_trainer(
     if args.ddp_find_unused_parameters is None and len(model.peft_config) == 1:
         args.ddp_find_unused_parameters = False  # one program: each parameter is used in each pass
     features = features if features is not None else getattr(train_dataset, "features", None)
+    kind = model.problem_type()
     own = kwargs.get("data_collator")
     collator = own or model.collator(features=features)
     rows = None if own else frozen(model, collator, train_dataset, cache, rebuild)
@@ -128,7 +130,7 @@ def make_trainer(
         train_dataset, eval_dataset = rows, _frozen_too(model, collator, eval_dataset)
         collator = FrozenCollator(collator)
     kwargs["data_collator"] = collator
-    kwargs.setdefault("compute_metrics", metrics)
+    kwargs.setdefault("compute_metrics", lambda found: metrics(found.predictions, found.label_ids, kind))
     return ReprogramTrainer(
         model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, features=features, **kwargs
     )
@@ -174,14 +176,3 @@ def parameter_groups(model: Any, args: TrainingArguments) -> list[dict[str, Any]
             "fit_mapping(rows) estimates a mapping without training",
         )
     return groups
-
-
-def metrics(prediction: Any) -> dict[str, float]:
-    """Trainer's `compute_metrics` for labels: accuracy and macro F1."""
-    from sklearn.metrics import f1_score
-
-    guess, truth = prediction.predictions.argmax(-1), prediction.label_ids
-    return {
-        "accuracy": float((guess == truth).mean()),
-        "macro_f1": float(f1_score(truth, guess, average="macro", zero_division=0)),
-    }

@@ -26,7 +26,7 @@ def test_a_recipe_can_be_meant(path: Path) -> None:
     recipe = load(path, ["training.use_cpu=true"])
     config = job.program_config(recipe)
     assert recipe.data.label_names == config.labels
-    assert training_arguments(recipe).load_best_model_at_end
+    assert training_arguments(recipe, config.problem_type).load_best_model_at_end
     root = SCRIPTS.parent
     assert (Path(recipe.output), Path(recipe.cards)) == (root / "out" / path.stem, root / "model_cards")
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hf_reprogram.errors import ConfigError
-from hf_reprogram.training.arguments import checkpoints, training_arguments
+from hf_reprogram.training import arguments
+from hf_reprogram.training.arguments import checkpoints
 from hf_reprogram.training.recipe import Recipe, build
 
 
@@ -19,6 +20,23 @@ def recipe(folder: Path, **training: Any) -> Recipe:
         "training": {"use_cpu": True, **training},
     }  # fmt: skip
     return build(values, "recipe")
+
+
+def training_arguments(recipe: Recipe, problem_type: str = "single_label_classification") -> Any:
+    return arguments.training_arguments(recipe, problem_type)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "given", "best"),
+    [
+        ("multi_label_classification", {}, ("micro_f1", True)),
+        ("regression", {}, ("mse", False)),
+        ("regression", {"metric_for_best_model": "loss", "load_best_model_at_end": True}, ("loss", False)),
+    ],
+)
+def test_the_metric_that_counts(problem_type: str, given: dict[str, Any], best: tuple, tmp_path: Path) -> None:
+    made = training_arguments(recipe(tmp_path, **given), problem_type)
+    assert (made.metric_for_best_model, made.greater_is_better) == best and made.load_best_model_at_end
 
 
 def test_what_is_filled_in(tmp_path: Path) -> None:

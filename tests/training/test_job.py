@@ -141,6 +141,16 @@ def test_a_mapping_that_starts_estimated(recipe: Path) -> None:
     assert record["baselines"]["untrained"]["accuracy"] > 0.5  # judged with the estimated start
 
 
+def test_numbers_for_labels(recipe: Path) -> None:
+    rows = [{"text": row["text"], "label": len(row["text"]) / 40} for row in ROWS * 4]
+    (recipe.parent / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    mapping = "{type: linear, solver: gradient}"
+    options = [f"config.mapping={mapping}", "config.labels=[length]", "config.problem_type=regression"]
+    record = job.run(load(recipe, options)).record
+    assert set(record["baselines"]) == {"untrained"} and set(record["baselines"]["untrained"]) == {"mse", "loss"}
+    assert record["metrics"]["mse"] < record["baselines"]["untrained"]["mse"]
+
+
 def test_a_stream(recipe: Path) -> None:
     options = ["data.streaming=true", f"data.validation={recipe.parent}/rows.jsonl", "training.max_steps=2"]
     record = job.run(load(recipe, options)).record
