@@ -33,9 +33,9 @@ EVALUATIONS = 4  # of a run that is measured in steps
 def training_arguments(recipe: Recipe, problem_type: str) -> TrainingArguments:
     """Arguments of a recipe's run for a problem type. Of the recipe's own it changes none.
 
-    Filled in: evaluation and a checkpoint at the end of every epoch (four times in a run of `max_steps`), the
-    checkpoint of the best accuracy (micro F1, mean squared error) in the end, the first step's loss in the log, two checkpoints kept, no reports to
-    elsewhere.
+    Filled in: evaluation and a checkpoint at the end of every epoch (four times in a run of `max_steps`), in the end
+    the checkpoint of the best accuracy (micro F1, mean squared error), the first step's loss in the log, two
+    checkpoints kept, no reports to elsewhere.
 
     Raises:
         ConfigError: an argument that TrainingArguments does not have, of a wrong type, or that the recipe says
@@ -61,8 +61,8 @@ def training_arguments(recipe: Recipe, problem_type: str) -> TrainingArguments:
     }
     if filled["eval_strategy"] == filled["save_strategy"] != "no":
         metric, greater = BEST[problem_type]
-        best = {"load_best_model_at_end": True, "metric_for_best_model": metric, "greater_is_better": greater}
-        filled = {**({} if "metric_for_best_model" in given else best), **filled}
+        best = {"metric_for_best_model": metric, "greater_is_better": greater}
+        filled = {"load_best_model_at_end": True, **({} if best.keys() & given.keys() else best), **filled}
     own = {"output_dir": str(checkpoints(recipe)), "seed": recipe.seed, "remove_unused_columns": False}
     try:
         return TrainingArguments(**filled, **own)

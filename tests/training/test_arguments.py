@@ -31,7 +31,7 @@ def training_arguments(recipe: Recipe, problem_type: str = "single_label_classif
     [
         ("multi_label_classification", {}, ("micro_f1", True)),
         ("regression", {}, ("mse", False)),
-        ("regression", {"metric_for_best_model": "loss", "load_best_model_at_end": True}, ("loss", False)),
+        ("regression", {"metric_for_best_model": "loss"}, ("loss", False)),
     ],
 )
 def test_the_metric_that_counts(problem_type: str, given: dict[str, Any], best: tuple, tmp_path: Path) -> None:
