@@ -71,9 +71,7 @@ class ReprogramModel(PeftModel):
         config = config_of(sealed, folder)
         wrapped = wrap(model)
         try:
-            fingerprint.check_fingerprint(
-                config.fingerprint, fingerprint.identity(model, processing_class), str(folder)
-            )
+            fingerprint.check_fingerprint(config.fingerprint, model, processing_class, str(folder))
             with as_artefact(folder):
                 made = cls(wrapped, config, adapter_name)
             artefact.fill(made.base_model.state(adapter_name), tensors, str(folder))
@@ -194,8 +192,7 @@ class ReprogramModel(PeftModel):
         folder = artefact.fetch(model_id, subfolder, **hub)
         sealed, tensors = artefact.load(folder)
         config = config_of(sealed, folder)
-        present = fingerprint.identity(self.backbone.base, self.processing_class)
-        fingerprint.check_fingerprint(config.fingerprint, present, str(folder))
+        fingerprint.check_fingerprint(config.fingerprint, self.backbone.base, self.processing_class, str(folder))
         self._install(adapter_name, config, tensors, str(folder))
         active = adapter_name == self.active_name()
         self.base_model.set_requires_grad(adapter_name, is_trainable or (active and self._trains()))
