@@ -28,6 +28,7 @@ ORDER = [
     "mappings",
     "fingerprint",
     "artefact",
+    "hub",
     "card",
     "data",
     "tuner",
