@@ -16,6 +16,10 @@ __version__ = "0.1.0"
 _NAMES = {
     "AutoReprogramModel": "auto",
     "Batch": "batch",
+    "Mapping": "mappings.base",
+    "MappingOptions": "mappings.base",
+    "Program": "programs.base",
+    "ProgramOptions": "programs.base",
     "Reading": "batch",
     "Readout": "batch",
     "ReprogramConfig": "config",
@@ -29,6 +33,7 @@ _NAMES = {
     "ReprogramModel": "model",
     "get_reprogram_model": "model",
     "make_trainer": "training.trainer",
+    "option": "registry",
     "pipeline": "pipelines",
 }
 

@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 
 import hf_reprogram as hr
+from hf_reprogram.registry import method_class
 from hf_reprogram.testing import tiny
 from scripts import make_docs
 
@@ -59,6 +60,14 @@ def test_the_example_is_twenty_lines() -> None:
 
 def test_generated_parts_are_up_to_date() -> None:
     assert make_docs.render(README) == README, "run `make docs`"
+
+
+def test_an_exception_of_a_method_is_a_footnote(monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = method_class("mapping", "verbalizer")
+    monkeypatch.setattr(cls, "xfail", {"padding_changes_nothing": "it counts tokens."})
+    table = make_docs.families()
+    assert "| `verbalizer` (1) |" in table and "(2)" not in table
+    assert table.endswith("\n\n1. `verbalizer`: `padding_changes_nothing` does not hold: it counts tokens.")
 
 
 def test_every_public_name_is_there() -> None:
