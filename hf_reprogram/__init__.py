@@ -28,6 +28,7 @@ _NAMES = {
     "ReprogramModel": "model",
     "get_reprogram_model": "model",
     "make_trainer": "training.trainer",
+    "pipeline": "pipelines",
 }
 
 __all__ = sorted(_NAMES)

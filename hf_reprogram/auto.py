@@ -29,7 +29,7 @@ class AutoReprogramModel:
     def from_pretrained(
         cls,
         repo_or_folder: str | os.PathLike,
-        base_model: PreTrainedModel | None = None,
+        base_model: PreTrainedModel | str | os.PathLike | None = None,
         processing_class: Any = None,
         adapter_name: str = "default",
         is_trainable: bool = False,
@@ -41,8 +41,9 @@ class AutoReprogramModel:
 
         Args:
             repo_or_folder: a folder made by `save_pretrained`, or a repo id on the Hub.
-            base_model: the base, if it is loaded already.
-            processing_class: its tokenizer, likewise.
+            base_model: the base, if it is loaded already, or the folder or repo id to load it from; None is the
+                name that it had in training.
+            processing_class: its tokenizer, if it is loaded already.
             adapter_name: the name that the program gets.
             is_trainable: whether training goes on.
             revision: of the repo.
@@ -56,29 +57,27 @@ class AutoReprogramModel:
         """
         hub = {k: base_kwargs[k] for k in _HUB if k in base_kwargs} | ({"revision": revision} if revision else {})
         unused = [k for k in base_kwargs if k not in _HUB]
-        if base_model is not None and unused:
+        loaded = base_model is not None and not isinstance(base_model, str | os.PathLike)
+        if loaded and unused:
             known = ("base_model", "processing_class", "adapter_name", "is_trainable", "revision", "subfolder", *_HUB)
             raise UsageError(
                 unused[0], "is for loading the base, and base_model is loaded", None, did_you_mean(unused[0], known)
             )
         folder = artefact.fetch(repo_or_folder, subfolder, **hub)
         config = config_of(artefact.load(folder)[0], folder)
-        if base_model is None:
-            base_model = _load_base(config, folder, base_kwargs)
+        name = config.base_model_name_or_path
+        if not loaded:
+            name = name if base_model is None else os.fspath(base_model)
+            base_model = _load_base(config, name, folder, base_kwargs)
         elif not isinstance(base_model, PreTrainedModel):
-            raise BaseModelError(
-                "base_model",
-                f"{base_model!r}"[:120],
-                "a loaded transformers model",
-                "AutoModel....from_pretrained(...)",
-            )
+            raise BaseModelError("base_model", f"{base_model!r}"[:120], "a loaded transformers model, or its name")
         if processing_class is None and (config.fingerprint or {}).get("processor"):
-            processing_class = _load_processor(config, base_model, folder)
+            processing_class = _load_processor(name or base_model.config._name_or_path, folder)
         return ReprogramModel.from_pretrained(base_model, folder, adapter_name, is_trainable, processing_class)
 
 
-def _load_base(config: ReprogramConfig, folder: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
-    auto_class, name = config.base_auto_class, config.base_model_name_or_path
+def _load_base(config: ReprogramConfig, name: str | None, folder: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
+    auto_class = config.base_auto_class
     if auto_class not in AUTO_CLASSES:
         raise ArtefactError(str(folder), f"base_auto_class {auto_class!r}", fix=did_you_mean(auto_class, AUTO_CLASSES))
     if not name:
@@ -95,8 +94,7 @@ def _load_base(config: ReprogramConfig, folder: Any, kwargs: dict[str, Any]) -> 
         raise ArtefactError(str(folder), why, "the base where it was", "pass base_model=...") from error
 
 
-def _load_processor(config: ReprogramConfig, base: PreTrainedModel, folder: Any) -> Any:
-    name = config.base_model_name_or_path or base.config._name_or_path
+def _load_processor(name: str | None, folder: Any) -> Any:
     if not name:
         why = "its tokenizer could not be loaded: its base had no name"
         raise ArtefactError(str(folder), why, fix="pass processing_class=...")

@@ -107,6 +107,7 @@ class Reprogrammed(nn.Module):
         adapter_names: list[str] | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        readout: Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """Laid out columns to target logits.
 
@@ -116,6 +117,7 @@ class Reprogrammed(nn.Module):
             adapter_names: one program per row; None uses the active one.
             labels: (batch,) target ids.
             num_items_in_batch: rows over the whole optimiser step, as Trainer counts them.
+            readout: (batch, K) what the active mapping reads, computed before: neither program nor base run.
 
         Returns:
             `logits` (batch, classes) and, with labels, `loss`; the base's own output where there is no mapping or
@@ -123,6 +125,8 @@ class Reprogrammed(nn.Module):
         """
         if input_values is not None or input_features is not None or lengths is not None:
             raise UsageError("input_values", f"sound for a {self.backbone.modality} model", "input_ids")
+        if readout is not None:
+            return self._mapped(Batch(), [self._read_before(readout, input_ids)], labels, num_items_in_batch)
         batch = self.batch(input_ids, attention_mask, token_type_ids, slot_index, answer_index, adapter_names)
         if self.disabled:
             return self.backbone.base_output(self._plain(batch))
@@ -132,9 +136,22 @@ class Reprogrammed(nn.Module):
             extra = {} if labels is None else {"labels": labels}
             return self.backbone.base_output(batch, **extra)
         states, context = self.backbone.states(batch)
-        logits = self.mapping(batch, [self._read(batch, rows, reading, states, context) for rows, reading in readings])
-        loss = None if labels is None else self.mapping.loss(batch, logits, labels, num_items_in_batch)
+        readouts = [self._read(batch, rows, reading, states, context) for rows, reading in readings]
+        return self._mapped(batch, readouts, labels, num_items_in_batch)
+
+    def _mapped(
+        self, batch: Batch, readouts: list[Readout], labels: Tensor | None, num_items: Tensor | int | None
+    ) -> SequenceClassifierOutput:
+        logits = self.mapping(batch, readouts)
+        loss = None if labels is None else self.mapping.loss(batch, logits, labels, num_items)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def _read_before(self, readout: Tensor, input_ids: Tensor | None) -> Readout:
+        reading = self.mapping.readings(Batch())[0][1]
+        if input_ids is not None or self.disabled or reading.kind == "base":
+            why = "input_ids" if input_ids is not None else "a disabled program" if self.disabled else "no mapping"
+            raise UsageError("readout", f"given with {why}", "what the active mapping reads, alone")
+        return Readout(readout, kind=reading.kind)
 
     def batch(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, token_type_ids: Tensor | None = None,

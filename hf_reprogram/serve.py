@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .data.rows import as_rows
 from .errors import DataError, UsageError
+from .features import fields_of, kept, row_keys
 
 
 def score(model: Any, rows: Any, batch_size: int = 32, progress: bool | None = None) -> Tensor:
@@ -129,11 +130,22 @@ def evaluate(
     }
 
 
-def fit_mapping(model: Any, rows: Any = None, batch_size: int = 32, features: Any = None) -> None:
+def fit_mapping(
+    model: Any, rows: Any = None, batch_size: int = 32, features: Any = None, cache: Any = None, rebuild: bool = False
+) -> None:
     """Estimate the active mapping: from its own calibration rows, else from `rows`.
 
+    Args:
+        rows: dict rows, with labels where the mapping learns from them.
+        batch_size: rows per forward.
+        features: what integer labels stand for; a dataset brings its own.
+        cache: a folder that keeps what the frozen model gives for each row, for any number of fits. It is used only
+            where base, tokenizer, program and reading are the same, rows in any order. A program that trains, and rows
+            that are drawn anew every time, cannot be cached.
+        rebuild: write the cache anew.
+
     Raises:
-        UsageError: the mapping estimates nothing, or needs rows and got none.
+        UsageError: the mapping estimates nothing, or needs rows and got none; a cache of something else, named.
     """
     mapping = model.active_mapping()
     if mapping.estimated == "never":
@@ -151,13 +163,39 @@ def fit_mapping(model: Any, rows: Any = None, batch_size: int = 32, features: An
         raise DataError(
             "fit_mapping(rows)", "rows without labels", f"labels: {mapping.options.type!r} learns from them"
         )
-    values, order = [], []
-    with _asleep(model):
-        for index, columns in batches(model, collator, made, batch_size):
-            values.append(model.reprogrammed.readout(columns, mapping.reading()).float().cpu())
-            order += index
+    values = readouts(model, collator, made, batch_size, cache if own is None else None, rebuild)
     labels = torch.tensor([row.label for row in made]) if mapping.fit_needs_labels else None
-    mapping.fit(torch.cat(values)[torch.tensor(order).argsort()], labels)
+    mapping.fit(values, labels)
+
+
+def readouts(
+    model: Any, collator: Any, made: Sequence[Any], batch_size: int = 32, cache: Any = None, rebuild: bool = False
+) -> Tensor:
+    """What the active mapping reads of laid out rows: (rows, K) float32 on the CPU, without gradient.
+
+    Args:
+        collator: that laid them out.
+        made: the rows.
+        cache, rebuild: as for `fit_mapping`.
+    """
+    reading = model.active_mapping().reading()
+
+    def compute(chosen: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
+        picked = [made[i] for i in chosen]
+        with _asleep(model), tqdm(total=len(picked), desc="features", unit="row", leave=False, delay=2) as shown:
+            for index, columns in batches(model, collator, picked, batch_size, progress=False):
+                yield [chosen[i] for i in index], model.reprogrammed.readout(columns, reading).float().cpu()
+                shown.update(len(index))
+
+    if cache is not None:
+        if any(row.adapter not in (None, model.active_name()) for row in made):
+            raise UsageError("cache", "rows of other programs than the active one", "rows of one program")
+        note = {"batch_size": batch_size, "threads": torch.get_num_threads()}
+        keys, fields = row_keys(made), fields_of(model, reading, collator)
+        return kept(model, cache, fields, keys, compute, rebuild, note)
+    parts = list(compute(range(len(made))))
+    order = torch.tensor([i for index, _ in parts for i in index])
+    return torch.cat([values for _, values in parts])[order.argsort()]
 
 
 def generate(model: Any, rows: Any, **kwargs: Any) -> Tensor:

@@ -11,8 +11,9 @@ import pytest
 
 
 PACKAGE = Path(__file__).parents[1] / "hf_reprogram"
-# DESIGN.md 3, with `wrap` (from base and config to model parts) between serve and model. A room imports only rooms
-# above it; `__init__`, and the registry at call time, may name any.
+# DESIGN.md 3, with two rooms beside serve: before it `features` (what a frozen model gives, kept on the disk), after
+# it `wrap` (from base and config to model parts). A room imports only rooms above it; `__init__`, and the registry at
+# call time, may name any.
 ORDER = [
     "errors",
     "batch",
@@ -29,11 +30,12 @@ ORDER = [
     "data",
     "tuner",
     "reprogrammed",
+    "features",
     "serve",
     "wrap",
     "model",
     "auto",
-    "pipeline",
+    "pipelines",
     "training",
     "sources",
     "tools",

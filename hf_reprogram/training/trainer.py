@@ -11,6 +11,7 @@ from transformers.trainer_utils import has_length
 
 from ..data.rows import as_rows
 from ..errors import UsageError
+from .cache import FrozenCollator, FrozenRows, frozen
 from .estimation import EstimationCallback
 
 
@@ -21,7 +22,8 @@ class ReprogramTrainer(Trainer):
         rows = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "random" or not has_length(rows):
             return super()._get_train_sampler(train_dataset)
-        lengths = [len(row.ids) for row in self.data_collator.lay_out(rows)]
+        known = isinstance(rows, FrozenRows)
+        lengths = rows.lengths if known else [len(row.ids) for row in self.data_collator.lay_out(rows)]
         return LengthGroupedSampler(
             self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths
         )
@@ -33,19 +35,24 @@ def make_trainer(
     train_dataset: Any,
     eval_dataset: Any = None,
     features: Any = None,
+    cache: Any = None,
+    rebuild: bool = False,
     **kwargs: Any,
 ) -> Trainer:
     """A Trainer for a reprogrammed model.
 
     Fills in: the collator; one parameter group per part (program, mapping), each with its own default rate, where the
     arguments leave the rate at transformers' 5e-5, else all with the rate given; batches of like length; estimation of
-    the mapping before the first step; accuracy as the metric.
+    the mapping before the first step; accuracy as the metric. Where only a mapping trains, the frozen model runs once
+    over the rows, and every step is the mapping's alone.
 
     Args:
         model: from `get_reprogram_model`.
         args: with `remove_unused_columns=False`.
         train_dataset, eval_dataset: dict rows, or a `datasets.Dataset`.
         features: what integer labels stand for; taken from the dataset where it has features.
+        cache, rebuild: a folder that keeps the frozen model's features of the training rows, as for `fit_mapping`;
+            None keeps them in memory.
         kwargs: for Trainer.
 
     Raises:
@@ -57,11 +64,25 @@ def make_trainer(
     if "optimizers" not in kwargs and "optimizer_cls_and_kwargs" not in kwargs and args.deepspeed is None:
         cls, options = Trainer.get_optimizer_cls_and_kwargs(args)
         kwargs["optimizers"] = (cls(parameter_groups(model, args), **options), None)
-    kwargs.setdefault("data_collator", model.collator(features=features))
+    own = kwargs.get("data_collator")
+    collator = own or model.collator(features=features)
+    rows = None if own else frozen(model, collator, train_dataset, cache, rebuild)
+    if rows is not None:
+        train_dataset, eval_dataset = rows, _frozen_too(model, collator, eval_dataset)
+        collator = FrozenCollator(collator)
+    kwargs["data_collator"] = collator
     kwargs.setdefault("compute_metrics", accuracy)
     trainer = ReprogramTrainer(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
-    trainer.add_callback(EstimationCallback(as_rows(train_dataset, model.text_column()), features))
+    rows = as_rows(train_dataset, model.text_column()) if rows is None else rows
+    trainer.add_callback(EstimationCallback(rows, features))
     return trainer
+
+
+def _frozen_too(model: Any, collator: Any, rows: Any) -> Any:
+    """Evaluation rows with the body run once; those that cannot be stay live, in the same Trainer."""
+    if isinstance(rows, dict):
+        return {name: _frozen_too(model, collator, part) for name, part in rows.items()}
+    return rows if rows is None else frozen(model, collator, rows) or rows
 
 
 def parameter_groups(model: Any, args: TrainingArguments) -> list[dict[str, Any]]:

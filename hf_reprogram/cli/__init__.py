@@ -1,0 +1,64 @@
+"""The command `hf-reprogram`. Every file here is one of its commands, found by its name, and states
+
+- `HELP`: one line for the list of commands;
+- `arguments(parser)`: adds its arguments to an `argparse` parser;
+- `run(options) -> int`: does it, and gives the exit status.
+
+All files are imported for the help, so that none of them imports torch before `run`. What we raise as a
+`ReprogramError` ends as one line on stderr and status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+from ..errors import ReprogramError
+
+
+STOPPED, PIPE_CLOSED = 130, 141  # what a shell reports of a program that SIGINT or SIGPIPE ended
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except ReprogramError as error:
+        print(f"hf-reprogram: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return STOPPED
+    except BrokenPipeError:  # the reader has had enough (`| head`)
+        # Python flushes stdout once more at its end, and would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+
+
+def commands() -> list[str]:
+    """Names of all commands, sorted."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hf-reprogram", description="Reprogram frozen pre-trained models.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in commands():
+        command = import_module(f"{__name__}.{name}")
+        own = parsers.add_parser(
+            name,
+            help=command.HELP,
+            description=command.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.arguments(own)
+        own.set_defaults(run=command.run)
+    return parser

@@ -1,0 +1,29 @@
+"""List programs and mappings with their options."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+
+HELP = "list programs and mappings with their options"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """None."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print every registered method, its options, their defaults and choices."""
+    from ..registry import KINDS, method_class, names
+
+    for kind in KINDS:
+        for name in names(kind):
+            cls = method_class(kind, name)
+            print(f"{kind} {name}: {cls.__doc__.strip().splitlines()[0]}")
+            for f in dataclasses.fields(cls.Options):
+                if "help" in f.metadata:
+                    choices = f" [{', '.join(map(str, f.metadata['choices']))}]" if f.metadata["choices"] else ""
+                    default = "" if f.default is dataclasses.MISSING else f" = {f.default!r}"
+                    print(f"    {f.name}: {f.type}{default}{choices}  {f.metadata['help']}")
+    return 0

@@ -1,0 +1,176 @@
+"""`pipeline(task, model)`: raw rows in, target labels or text out, in the shapes of transformers' pipelines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .auto import AutoReprogramModel
+from .errors import BaseModelError, UsageError, did_you_mean
+from .model import ReprogramModel
+
+
+_CHUNK = 16  # batches that are sorted by length together where rows are streamed
+
+
+def pipeline(
+    task: str,
+    model: Any,
+    base_model: Any = None,
+    device: Any = None,
+    batch_size: int = 32,
+    model_kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Pipeline:
+    """A function of raw rows, for those who know transformers' `pipeline`.
+
+    Args:
+        task: `text-classification` (or its other name, `sentiment-analysis`), or `text-generation`.
+        model: a ReprogramModel, a folder made by `save_pretrained`, or a repo id.
+        base_model: for a program that is loaded here: its base, or where to find it. None asks the program.
+        device: where to run, as torch writes it. None leaves a model where it is, and puts one that is loaded here
+            on this machine's accelerator, if it has one.
+        batch_size: rows per forward.
+        model_kwargs: for `AutoReprogramModel.from_pretrained` (`revision`, `token`, `dtype`, `device_map`, ...).
+        options: of every call, which a call's own override: `top_k`, or what `generate` takes.
+
+    Returns:
+        A `Pipeline`. It takes a text, a dict row with the template's columns, a list of these, or anything else that
+        gives rows one by one (a generator, a `datasets.Dataset`, also a streamed one), which it answers by an
+        iterator.
+
+    Raises:
+        UsageError: an unknown task, or one that the program cannot do.
+        ArtefactError: no program, a damaged one, or one of another base.
+
+    Example:
+
+        >>> from hf_reprogram.testing import build, program_config
+        >>> classify = pipeline("text-classification", build(program_config("prompt"), "llama"))
+        >>> [sorted(answer) for answer in classify(["this film was so good", "my phone broke"])]
+        [['label', 'score'], ['label', 'score']]
+        >>> len(classify("this film was so good", top_k=None))
+        2
+    """
+    if not isinstance(task, str) or task not in TASKS:
+        raise UsageError("pipeline(task)", f"{task!r}", "a task of programs", did_you_mean(task, TASKS))
+    loading = dict(model_kwargs or {}) | ({} if base_model is None else {"base_model": base_model})
+    if isinstance(model, str | os.PathLike):
+        model = AutoReprogramModel.from_pretrained(model, **loading)
+        placed = isinstance(base_model, PreTrainedModel) or {"device_map", "quantization_config"} & set(loading)
+        if device is None and not placed and torch.accelerator.is_available():
+            device = torch.accelerator.current_accelerator()
+    elif not isinstance(model, ReprogramModel):
+        what = repr(model).splitlines()[0][:120]
+        raise UsageError("pipeline(model)", what, "a ReprogramModel, a folder made by save_pretrained, or a repo id")
+    elif loading:
+        what = "is for loading a program, and the model is loaded"
+        raise UsageError(f"pipeline({next(iter(loading))})", what, "a folder or a repo id as the model")
+    return TASKS[task](model if device is None else model.to(device), batch_size, options)
+
+
+class Pipeline:
+    """A model, and how its answers to rows look. Made by `pipeline`.
+
+    Args:
+        model: the program on its base.
+        batch_size: rows per forward.
+        options: of every call, which a call's own override.
+    """
+
+    def __init__(self, model: ReprogramModel, batch_size: int, options: Mapping[str, Any]) -> None:
+        self.model, self.batch_size, self.options = model, batch_size, dict(options)
+        self.check(self.options)
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raise where the model cannot do the task, or the task has no such option."""
+
+    def __call__(self, rows: Any, batch_size: int | None = None, **options: Any) -> Any:
+        """Answers to one or many rows.
+
+        Args:
+            rows: a text, a dict row, a list of these, or an iterable.
+            batch_size: rows per forward; None takes the pipeline's.
+            options: of the task, over the pipeline's own.
+        """
+        options, size = {**self.options, **options}, batch_size or self.batch_size
+        self.check(options)
+        if isinstance(rows, str):
+            answer = self.answers([rows], size, options)[0]
+            return answer if isinstance(answer, list) else [answer]
+        if isinstance(rows, Mapping):
+            return self.answers([rows], size, options)[0]
+        if isinstance(rows, list | tuple):
+            return self.answers(rows, size, options) if rows else []
+        if not isinstance(rows, Iterable):
+            what = f"{rows!r} is a {type(rows).__name__}"[:120]
+            raise UsageError("pipeline(...)(rows)", what, "a text, a dict, or many of these")
+        return self._streamed(iter(rows), size, options)
+
+    def _streamed(self, rows: Iterator[Any], batch_size: int, options: dict[str, Any]) -> Iterator[Any]:
+        while chunk := list(islice(rows, batch_size * _CHUNK)):
+            yield from self.answers(chunk, batch_size, options)
+
+    def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
+        """One answer for each row, in their order."""
+        raise NotImplementedError
+
+
+class TextClassification(Pipeline):
+    """The target's labels. As in transformers, a text gives a list with one answer, a dict row the answer itself, and
+    `top_k`, wherever it is given, a list of answers for every row, best first (None: all labels).
+
+    Different from transformers: there is no `function_to_apply` (the program's problem type says what a score is),
+    texts are cut to the base's length without being told to, and a text with `top_k` given to `pipeline` itself comes
+    as one list, not a list in a list.
+    """
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        unknown = next((name for name in options if name != "top_k"), None)
+        if unknown is not None:
+            known = ["top_k", "batch_size", "device", "base_model", "model_kwargs"]
+            raise UsageError("pipeline(...)", f"unknown option {unknown!r}", None, did_you_mean(unknown, known))
+        if self.model.peft_config[self.model.active_name()].labels is None:
+            fix = 'pipeline("text-generation", ...) goes on writing'
+            raise UsageError("pipeline(task)", "'text-classification', and the program has no labels", None, fix)
+
+    def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
+        found = self.model.predict(rows, batch_size=batch_size, progress=False, **options)
+        return [[answer] for answer in found] if options.get("top_k") == 1 else found
+
+
+class TextGeneration(Pipeline):
+    """What the base goes on writing after the laid out row: `[{"generated_text": ...}]` for each, as in transformers
+    (a text gives this list, a list of texts a list of such lists).
+
+    Different from transformers: only the new text, as with `return_full_text=False`, because slots are no text. All
+    other options go to the base's own `generate`.
+    """
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        if not self.model.reprogrammed.can_generate():
+            what = f"'text-generation', and a {type(self.model.backbone.base).__name__} writes no text"
+            raise BaseModelError("pipeline(task)", what, "a causal or a seq2seq base")
+
+    def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
+        tokenizer, made = self.model.processing_class, []
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            texts = tokenizer.batch_decode(self.model.generate(part, **options), skip_special_tokens=True)
+            several = len(texts) // len(part)  # num_return_sequences, those of a row one after the other
+            made += [
+                [{"generated_text": text} for text in texts[i : i + several]] for i in range(0, len(texts), several)
+            ]
+        return made
+
+
+TASKS = {
+    "text-classification": TextClassification,
+    "sentiment-analysis": TextClassification,
+    "text-generation": TextGeneration,
+}

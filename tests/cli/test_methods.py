@@ -1,0 +1,15 @@
+"""`hf-reprogram methods`."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_reprogram.cli import main
+from hf_reprogram.registry import KINDS, names
+
+
+def test_methods_names_every_method_with_its_options(capsys: pytest.CaptureFixture) -> None:
+    assert main(["methods"]) == 0
+    page = capsys.readouterr().out
+    assert all(f"{kind} {name}:" in page for kind in KINDS for name in names(kind))
+    assert "init_text" in page
