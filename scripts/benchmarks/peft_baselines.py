@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from benchmarks.baselines import Outcome, Row, Tick, guesses, in_slices
-from peft import LoraConfig, PromptTuningConfig, get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -75,17 +77,23 @@ def prompt_tuning(
         init_text: they start as its tokens.
         tick: told of every row that is judged.
     """
+    ours = _without_program(twin(base), tokenizer, template, verbalizer)
+    model = Prefixed(ours, virtual_tokens(base, tokenizer, slots, init_text))
+    outcome = _learn(model, ours, few, test, arguments, tick)
+    return replace(outcome, method=f"peft_prompt_tuning:{arguments.learning_rate:g}")
+
+
+def virtual_tokens(base: PreTrainedModel, tokenizer: Any, count: int, init_text: str) -> PeftModel:
+    """PEFT's prompt tuning on a twin of the base, started as the tokens of a text."""
     config = PromptTuningConfig(
         task_type="CAUSAL_LM",
-        num_virtual_tokens=slots,
+        num_virtual_tokens=count,
         prompt_tuning_init="TEXT",
         prompt_tuning_init_text=init_text,
         tokenizer_name_or_path=tokenizer.name_or_path,
     )
-    ours = _without_program(twin(base), tokenizer, template, verbalizer)
-    model = Prefixed(ours, get_peft_model(twin(base), config))
-    outcome = _learn(model, ours, few, test, arguments, tick)
-    return replace(outcome, method=f"peft_prompt_tuning:{arguments.learning_rate:g}")
+    with without_pefts_warning():
+        return get_peft_model(twin(base), config)
 
 
 def lora(
@@ -116,6 +124,14 @@ def lora(
 def twin(base: PreTrainedModel) -> PreTrainedModel:
     """Another module tree on the very same weights, so that no method sees what another does to the modules."""
     return copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()})
+
+
+@contextmanager
+def without_pefts_warning() -> Iterator[None]:
+    """PEFT reads a flag of the base under its old name; transformers warns of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
+        yield
 
 
 def _without_program(

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.peft_baselines import Prefixed, _without_program, lora, prompt_tuning, twin
-from peft import PromptTuningConfig, get_peft_model
+from benchmarks.peft_baselines import Prefixed, _without_program, lora, prompt_tuning, twin, virtual_tokens
 from transformers import AutoTokenizer, TrainingArguments
 
 import hf_reprogram as hr
@@ -38,12 +37,8 @@ def arguments(folder: Path, rate: float, steps: int = 2) -> TrainingArguments:
 
 def test_prefixed_says_what_our_prompt_says_with_the_same_vectors_in_front(model: tuple[Any, Any]):
     base, tokenizer = model
-    config = PromptTuningConfig(
-        task_type="CAUSAL_LM", num_virtual_tokens=3, prompt_tuning_init="TEXT", prompt_tuning_init_text=INIT,
-        tokenizer_name_or_path=tokenizer.name_or_path,
-    )  # fmt: skip
     plain = _without_program(twin(base), tokenizer, TEMPLATE, WORDS)
-    prefixed = Prefixed(plain, get_peft_model(twin(base), config))
+    prefixed = Prefixed(plain, virtual_tokens(base, tokenizer, 3, INIT))
     ours = hr.get_reprogram_model(
         twin(base),
         hr.ReprogramConfig(
