@@ -15,13 +15,13 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 import transformers
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .backbone.probe import TOLERANCE
@@ -43,7 +43,7 @@ Compute = Callable[[Sequence[int]], Iterator[tuple[list[int], Tensor]]]
 # What a feature depends on
 
 
-def fields_of(model: Any, reading: Any, collator: Any) -> dict[str, Any]:
+def fields_of(model: Any, reading: Any) -> dict[str, Any]:
     """All that changes a feature without changing the row (P§F), as plain JSON by name.
 
     Batch size, order of the rows and number of threads are not among them: they move a feature by 1e-6.
@@ -51,44 +51,45 @@ def fields_of(model: Any, reading: Any, collator: Any) -> dict[str, Any]:
     Raises:
         UsageError: features that are not the same twice cannot be kept.
     """
-    reason = uncacheable(model, reading)
+    modules = dict(model.backbone.base.named_modules())
+    reason = uncacheable(model, reading, modules)
     if reason:
-        raise UsageError("cache", reason, "a frozen base, asleep, under programs that do not train")
-    base, device = model.backbone.base, model.backbone.device.type
-    mapped = {
+        raise UsageError("frozen features", reason, "a frozen base, asleep, under programs that do not train")
+    base, device, programs = model.backbone.base, model.backbone.device.type, model.active_programs()
+    tensors = {f"{i}.{key}": tensor for i, p in enumerate(programs) for key, tensor in p.state_dict().items()}
+    found = {
         "base": base_fingerprint(base) | {"config": config_fields(base)},
-        "buffers": tensor_digest(_unsaved_buffers(base)),  # rotary frequencies and the like are in no state dict
+        "buffers": tensor_digest(_unsaved_buffers(modules)),  # rotary frequencies and the like are in no state dict
         "attention": base.config._attn_implementation,
-        "adapters": foreign_adapters(base),
+        "adapters": foreign_adapters(modules),
         "quantisation": getattr(base.config, "quantization_config", None),
         "autocast": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None,
         "device": device,
         "tokenizer": _tokenizer_fields(model.processing_class),
-        "facts": asdict(collator.facts),
-        "program": [asdict(p.options) | {"unit": p.scale} for p in model.active_programs()],
-        "program_tensors": tensor_digest(
-            {f"{i}.{k}": v for i, p in enumerate(model.active_programs()) for k, v in p.state_dict().items()}
-        ),
+        "facts": asdict(model.backbone.facts),
+        "program": [asdict(p.options) | {"unit": p.scale} for p in programs],
+        "program_tensors": tensor_digest(tensors),
         "reading": asdict(reading),
-        "versions": {
-            "torch": _minor(torch.__version__),
-            "transformers": _minor(transformers.__version__),
-            "cache": FORMAT,
-        },
+        "versions": {"torch": _minor(torch.__version__), "transformers": _minor(transformers.__version__)},
+        "format": FORMAT,
     }
-    return json.loads(json.dumps(mapped, default=_plain))
+    return json.loads(json.dumps(found, default=_plain))
 
 
-def uncacheable(model: Any, reading: Any) -> str | None:
+def uncacheable(model: Any, reading: Any, modules: Mapping[str, nn.Module] | None = None) -> str | None:
     """Why what is read of a row is not the same every time; None where it is.
 
     What the model cannot know is the caller's to rule out: random crops, random order of words, dropout in the rows.
+
+    Args:
+        modules: of the base by name, where the caller has walked through them already.
     """
     if reading.kind == "base":
         return "the mapping reads the base's whole output"
     if any(p.requires_grad for program in model.active_programs() for p in program.parameters()):
         return "the program trains: every step changes its features"
-    if any(m.training for m in model.backbone.base.modules() if not isinstance(m, GradientCheckpointingLayer)):
+    modules = dict(model.backbone.base.named_modules()) if modules is None else modules
+    if any(m.training and not isinstance(m, GradientCheckpointingLayer) for m in modules.values()):
         return "the base is in train mode, its dropout is awake"
     return None
 
@@ -98,9 +99,9 @@ def _tokenizer_fields(tokenizer: Any) -> dict[str, Any]:
     return {"rules": processor_fingerprint(tokenizer), **{n: getattr(tokenizer, n, None) for n in names}}
 
 
-def _unsaved_buffers(base: torch.nn.Module) -> dict[str, Tensor]:
-    saved = base.state_dict(keep_vars=True).keys()
-    return {name: tensor for name, tensor in base.named_buffers() if name not in saved}
+def _unsaved_buffers(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    held = ((name, m) for name, m in modules.items() if m._non_persistent_buffers_set)
+    return {f"{name}.{key}": m.get_buffer(key) for name, m in held for key in m._non_persistent_buffers_set}
 
 
 def _minor(version: str) -> str:
@@ -121,6 +122,44 @@ def row_keys(made: Sequence[Any]) -> list[str]:
 # The folder
 
 
+class FrozenRows(Dataset):
+    """Rows as one mapping sees them under one frozen model: `{"readout": (K,), "label": ...}`.
+
+    Args:
+        values: (rows, K) float32, in memory or mapped from the disk.
+        labels: (rows, ...) as the loss takes them; None where the rows have none.
+        lengths: of the laid out rows, so that batches are drawn as they are from live rows.
+        names: the target labels.
+        fields: what the values depend on.
+    """
+
+    def __init__(
+        self, values: Tensor, labels: Tensor | None, lengths: Sequence[int], names: list[str] | None,
+        fields: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        self.values, self.labels, self.lengths = values, labels, list(lengths)
+        self.names, self.fields = names, fields
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        row = {"readout": self.values[index]}
+        return row if self.labels is None else row | {"label": self.labels[index]}
+
+    def check(self, model: Any, names: list[str] | None) -> None:
+        """Raise where they are not what the model's active mapping would read now.
+
+        Raises:
+            UsageError: names what differs.
+        """
+        if names != self.names:
+            raise UsageError("frozen rows", f"their labels are {self.names}", f"{names}")
+        difference = _difference(self.fields, fields_of(model, model.active_mapping().reading()))
+        if difference:
+            raise UsageError("frozen rows", f"were {difference}", fix="freeze the rows again: model.frozen_rows(rows)")
+
+
 def kept(
     owner: Any, folder: str | os.PathLike, fields: Mapping[str, Any], keys: Sequence[str], compute: Compute,
     rebuild: bool = False, note: Mapping[str, Any] | None = None,
@@ -130,7 +169,7 @@ def kept(
     Rows are known by their digests: they may come in another order, or be some of those that were written.
 
     Args:
-        owner: the model; what it has opened and verified once, it need not verify again.
+        owner: the model whose features these are.
         folder: of the cache; made where it is missing.
         fields: from `fields_of`.
         keys: from `row_keys`.
@@ -139,7 +178,8 @@ def kept(
         note: goes into `meta.json`, compared with nothing.
 
     Returns:
-        (rows, K) float32, in the order of `keys`; mapped from the disk above `IN_MEMORY`.
+        (rows, K) float32, in the order of `keys`; mapped from the disk above `IN_MEMORY`. Four rows of a cache
+        that was there are verified.
 
     Raises:
         UsageError: a cache of something else, named; a damaged one; a full disk.
@@ -148,16 +188,19 @@ def kept(
     try:
         meta = None if rebuild else _read_meta(folder)
         if meta is None:
-            _write(folder, fields, keys, compute, note or {})
-            meta = _read_meta(folder)
-        _compare(folder, meta, fields)
+            return _load(folder, _write(folder, fields, keys, compute, note or {}))
+        difference = _difference(meta["fields"], fields)
+        if difference:
+            raise _refused(folder, f"holds features {difference}")
         index = _find(folder, meta, keys)
-        values = _opened(owner, folder, meta, compute, keys, index)
+        values = _load(folder, meta)
+        values = values if index == list(range(len(values))) else values[torch.tensor(index)]
+        _verify(folder, values, keys, compute, TOLERANCE.get(_coarsest(owner.backbone.base), 1e-4))
     except (OSError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
         raise _refused(folder, f"could not be used ({first_line(error)})") from error
-    return values if index == list(range(len(values))) else values[torch.tensor(index)]
+    return values
 
 
 def _refused(folder: Path, what: str) -> UsageError:
@@ -185,13 +228,13 @@ def _read_meta(folder: Path) -> dict[str, Any] | None:
     return meta
 
 
-def _compare(folder: Path, meta: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
-    """Raise where a field differs; names the field and both values."""
-    theirs, ours = dict(_flat(meta["fields"])), dict(_flat(fields))
-    for name in sorted(theirs.keys() | ours.keys(), key=lambda n: (not n.startswith("versions"), n)):
+def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
+    """The first field that differs, with both values."""
+    theirs, ours = dict(_flat(theirs)), dict(_flat(ours))
+    for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
-            shown = [str(side.get(name))[:60] for side in (theirs, ours)]
-            raise _refused(folder, f"holds features made under another {name}: {shown[0]} is not {shown[1]}")
+            return f"made under another {name}: {str(theirs.get(name))[:60]} is not {str(ours.get(name))[:60]}"
+    return None
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -216,7 +259,7 @@ def _find(folder: Path, meta: Mapping[str, Any], keys: Sequence[str]) -> list[in
 
 def _write(
     folder: Path, fields: Mapping[str, Any], keys: Sequence[str], compute: Compute, note: Mapping[str, Any]
-) -> None:
+) -> dict[str, Any]:
     """Compute everything into a file of a temporary name; the finished meta makes it a cache."""
     folder.mkdir(parents=True, exist_ok=True)
     meta = {"finished": False, "fields": fields, "rows": list(keys), "note": dict(note)}
@@ -236,6 +279,7 @@ def _write(
         with suppress(OSError):
             beside.unlink(missing_ok=True)
     _replace(folder / META_FILE, json.dumps(meta).encode())
+    return meta
 
 
 def _new_file(path: Path, shape: tuple[int, ...]) -> np.memmap:
@@ -262,23 +306,6 @@ def _replace(path: Path, content: bytes) -> None:
 
 # Opening and verifying
 
-_OPEN: WeakKeyDictionary[Any, tuple[Any, Tensor]] = WeakKeyDictionary()  # model -> (what it has verified, features)
-
-
-def _opened(
-    owner: Any, folder: Path, meta: Mapping[str, Any], compute: Compute, keys: Sequence[str], index: Sequence[int]
-) -> Tensor:
-    """The whole table, verified once per model and state of the folder."""
-    files = [(folder / name).stat() for name in (META_FILE, FEATURES_FILE)]
-    state = (str(folder.resolve()), [(s.st_ino, s.st_mtime_ns, s.st_size) for s in files], meta["fields"])
-    known = _OPEN.get(owner)
-    if known is not None and known[0] == state:
-        return known[1]
-    values = _load(folder, meta)
-    _verify(owner, folder, values, compute, keys, index)
-    _OPEN[owner] = (state, values)
-    return values
-
 
 def _load(folder: Path, meta: Mapping[str, Any]) -> Tensor:
     mapped = np.lib.format.open_memmap(folder / FEATURES_FILE, mode="c")
@@ -292,18 +319,17 @@ def _load(folder: Path, meta: Mapping[str, Any]) -> Tensor:
     return torch.from_numpy(whole)
 
 
-def _verify(
-    owner: Any, folder: Path, values: Tensor, compute: Compute, keys: Sequence[str], index: Sequence[int]
-) -> None:
+def _verify(folder: Path, values: Tensor, keys: Sequence[str], compute: Compute, allowed: float) -> None:
     """Compute four of the rows anew: the first, the last, two that their digests choose."""
     chosen = int(xxhash.xxh3_64_intdigest("".join(keys).encode()))
     rows = sorted({0, len(keys) - 1, chosen % len(keys), chosen // len(keys) % len(keys)})
-    base = owner.backbone.base
-    allowed = TOLERANCE.get(torch.bfloat16 if getattr(base, "is_quantized", False) else base.dtype, 1e-4)
-    for found, fresh in compute(rows):
-        old = values[torch.tensor([index[i] for i in found])]
-        gap = ((old - fresh).abs().amax(1) / fresh.abs().amax(1).clamp(min=1e-6)).max().item()
-        if not gap <= allowed:
-            raise _refused(
-                folder, f"a row computed anew differs by {gap:.2g} of its largest number, and no field says why"
-            )
+    for index, fresh in compute(rows):
+        off = (values[torch.tensor(index)] - fresh).abs().amax(1) / fresh.abs().amax(1).clamp(min=1e-6)
+        if not bool((off <= allowed).all()):
+            why = f"a row computed anew differs by {off.max():.2g} of its largest number, and no field says why"
+            raise _refused(folder, why)
+
+
+def _coarsest(base: Any) -> torch.dtype:
+    """The type whose rounding a feature shows: a quantised base rounds by what stands beside it in the batch."""
+    return torch.bfloat16 if getattr(base, "is_quantized", False) else base.dtype

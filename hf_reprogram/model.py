@@ -350,7 +350,7 @@ class ReprogramModel(PeftModel):
 
     # Functions of a model and rows, which read well as methods.
     predict, evaluate, score, generate = serve.predict, serve.evaluate, serve.score, serve.generate
-    fit_mapping, explain = serve.fit_mapping, serve.explain
+    fit_mapping, frozen_rows, explain = serve.fit_mapping, serve.frozen_rows, serve.explain
 
     def _tell_labels(self) -> None:
         """Labels of the active program into the config that pipelines and Trainer see (not the base's own)."""

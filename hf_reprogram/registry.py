@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import pkgutil
+import sys
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -194,6 +195,21 @@ def _method_in(module: ModuleType, name: str) -> type:
 def options_class(kind: str, name: str, where: str = "") -> type[Options]:
     """The options class of a method."""
     return method_class(kind, name, where).Options
+
+
+def about(kind: str, name: str) -> str:
+    """One line on a method: what its file says of it, else what its class does.
+
+    Example:
+
+        >>> about("mapping", "none")
+        "no mapping. The base's own output and loss."
+    """
+    cls = method_class(kind, name)
+    first = (sys.modules[cls.__module__].__doc__ or "").strip().partition("\n")[0]
+    if first.startswith(f"`{name}`: "):
+        return first.removeprefix(f"`{name}`: ")
+    return (cls.__doc__ or "").strip().partition("\n")[0]
 
 
 def find_options(class_name: str) -> type[Options] | None:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from .data.rows import as_rows
 from .errors import DataError, UsageError
-from .features import fields_of, kept, row_keys
+from .features import Compute, FrozenRows, fields_of, kept, row_keys
 
 
 def score(model: Any, rows: Any, batch_size: int = 32, progress: bool | None = None) -> Tensor:
@@ -136,13 +136,10 @@ def fit_mapping(
     """Estimate the active mapping: from its own calibration rows, else from `rows`.
 
     Args:
-        rows: dict rows, with labels where the mapping learns from them.
+        rows: dict rows, with labels where the mapping learns from them; or `frozen_rows`, for many fits.
         batch_size: rows per forward.
         features: what integer labels stand for; a dataset brings its own.
-        cache: a folder that keeps what the frozen model gives for each row, for any number of fits. It is used only
-            where base, tokenizer, program and reading are the same, rows in any order. A program that trains, and rows
-            that are drawn anew every time, cannot be cached.
-        rebuild: write the cache anew.
+        cache, rebuild: as for `frozen_rows`.
 
     Raises:
         UsageError: the mapping estimates nothing, or needs rows and got none; a cache of something else, named.
@@ -152,32 +149,73 @@ def fit_mapping(
         raise UsageError("fit_mapping", f"the mapping {mapping.options.type!r} estimates nothing", fix="train it")
     own = mapping.calibration_rows()
     if own is not None:
-        rows = [dict.fromkeys(model.columns(), text) for text in own]
+        rows, cache = [dict.fromkeys(model.columns(), text) for text in own], None
     elif rows is None:
         raise UsageError("fit_mapping(rows)", "None", "rows to estimate the mapping from")
-    features = features if features is not None else getattr(rows, "features", None)
-    rows = as_rows(rows, model.text_column())
-    collator = model.collator(features=features)
-    made = collator.lay_out(rows, labelled=mapping.fit_needs_labels)
-    if mapping.fit_needs_labels and any(row.label is None for row in made):
-        raise DataError(
-            "fit_mapping(rows)", "rows without labels", f"labels: {mapping.options.type!r} learns from them"
-        )
-    values = readouts(model, collator, made, batch_size, cache if own is None else None, rebuild)
-    labels = torch.tensor([row.label for row in made]) if mapping.fit_needs_labels else None
+    if cache is not None:
+        rows = frozen_rows(model, rows, cache, rebuild, batch_size, features)
+    if isinstance(rows, FrozenRows):
+        rows.check(model, mapping.labels)
+        values, labels = rows.values, rows.labels
+    else:
+        collator, made = _laid_out(model, rows, features, mapping.fit_needs_labels)
+        values, labels = _gathered(_reader(model, collator, made, batch_size), len(made)), labels_of(made)
+    if mapping.fit_needs_labels and labels is None:
+        why = f"labels: {mapping.options.type!r} learns from them"
+        raise DataError("fit_mapping(rows)", "rows without labels", why)
     mapping.fit(values, labels)
 
 
-def readouts(
-    model: Any, collator: Any, made: Sequence[Any], batch_size: int = 32, cache: Any = None, rebuild: bool = False
-) -> Tensor:
-    """What the active mapping reads of laid out rows: (rows, K) float32 on the CPU, without gradient.
+def frozen_rows(
+    model: Any, rows: Any, cache: Any = None, rebuild: bool = False, batch_size: int = 32, features: Any = None
+) -> FrozenRows:
+    """What the active mapping reads of each row, computed once: for any number of `fit_mapping` and `make_trainer`.
+
+    Only a frozen model under a program that does not train has such rows, and only rows that are the same at every
+    look: random crops and random order cannot be frozen.
 
     Args:
-        collator: that laid them out.
-        made: the rows.
-        cache, rebuild: as for `fit_mapping`.
+        rows: dict rows, or a dataset.
+        cache: a folder that keeps the features for later runs; None keeps them in memory. It is used where base,
+            tokenizer, program and reading are the same, whatever the order of the rows; else refused.
+        rebuild: write the cache anew.
+        batch_size: rows per forward.
+        features: what integer labels stand for; a dataset brings its own.
+
+    Raises:
+        UsageError: a program that trains, a base that is awake; a cache of something else, named.
     """
+    return freeze(model, *_laid_out(model, rows, features), cache, rebuild, batch_size)
+
+
+def _laid_out(model: Any, rows: Any, features: Any, labelled: bool = True) -> tuple[Any, Sequence[Any]]:
+    collator = model.collator(features=features if features is not None else getattr(rows, "features", None))
+    return collator, collator.lay_out(as_rows(rows, model.text_column()), labelled=labelled)
+
+
+def labels_of(made: Sequence[Any]) -> Tensor | None:
+    """Labels of laid out rows, (rows, ...); None where one has none."""
+    return None if any(row.label is None for row in made) else torch.tensor([row.label for row in made])
+
+
+def freeze(
+    model: Any, collator: Any, made: Sequence[Any], cache: Any = None, rebuild: bool = False, batch_size: int = 32
+) -> FrozenRows:
+    """`frozen_rows` of rows that are laid out already."""
+    if any(row.adapter not in (None, model.active_name()) for row in made):
+        raise UsageError("frozen features", "rows of other programs than the active one", "rows of one program")
+    mapping = model.active_mapping()
+    fields, compute = fields_of(model, mapping.reading()), _reader(model, collator, made, batch_size)
+    if cache is None:
+        values = _gathered(compute, len(made))
+    else:
+        note = {"batch_size": batch_size, "threads": torch.get_num_threads()}
+        values = kept(model, cache, fields, row_keys(made), compute, rebuild, note)
+    return FrozenRows(values, labels_of(made), [len(row.ids) for row in made], mapping.labels, fields)
+
+
+def _reader(model: Any, collator: Any, made: Sequence[Any], batch_size: int) -> Compute:
+    """What the active mapping reads of rows, as a function of their numbers: float32 on the CPU, batch by batch."""
     reading = model.active_mapping().reading()
 
     def compute(chosen: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
@@ -187,13 +225,11 @@ def readouts(
                 yield [chosen[i] for i in index], model.reprogrammed.readout(columns, reading).float().cpu()
                 shown.update(len(index))
 
-    if cache is not None:
-        if any(row.adapter not in (None, model.active_name()) for row in made):
-            raise UsageError("cache", "rows of other programs than the active one", "rows of one program")
-        note = {"batch_size": batch_size, "threads": torch.get_num_threads()}
-        keys, fields = row_keys(made), fields_of(model, reading, collator)
-        return kept(model, cache, fields, keys, compute, rebuild, note)
-    parts = list(compute(range(len(made))))
+    return compute
+
+
+def _gathered(compute: Compute, count: int) -> Tensor:
+    parts = list(compute(range(count)))
     order = torch.tensor([i for index, _ in parts for i in index])
     return torch.cat([values for _, values in parts])[order.argsort()]
 

@@ -277,9 +277,9 @@ def parts_state(parts: tuple[nn.Module, ...]) -> dict[str, Tensor]:
     return {f"{site}.{key}": tensor for site, part in named for key, tensor in part.state_dict().items()}
 
 
-def foreign_adapters(base: nn.Module) -> list[str]:
-    """Adapters of other methods that sit inside a base, in the state in which they act: off and merged ones too."""
-    layers = ((name, m) for name, m in base.named_modules() if isinstance(m, BaseTunerLayer))
+def foreign_adapters(modules: Mapping[str, nn.Module]) -> list[str]:
+    """Adapters of other methods among a base's modules, in the state in which they act: off and merged ones too."""
+    layers = ((name, m) for name, m in modules.items() if isinstance(m, BaseTunerLayer))
     return [f"{name}: {m.active_adapters} off={m.disable_adapters} merged={m.merged_adapters}" for name, m in layers]
 
 

@@ -1,16 +1,30 @@
-"""Say what a saved program is."""
+"""Say what a saved program is: what it does and reads, what it weighs, how it was trained, what it was made for.
+
+The nearest words of its vectors are measured in the base's own vocabulary, so that they need the base: it is taken
+from where it was, from the cache, or from --base, which may download it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ..errors import ReprogramError
+from ._page import page
+from ._program import add_program, quiet
 
 
 HELP = "say what a saved program is"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The program."""
-    parser.add_argument("program", metavar="PROGRAM", help="a folder made by save_pretrained, or a repo id")
+    """The program, its base, and the form."""
+    add_program(parser)
+    parser.add_argument("--json", action="store_true", help="the same facts as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -21,14 +35,87 @@ def run(options: argparse.Namespace) -> int:
     folder = artefact.fetch(options.program)
     sealed, tensors = artefact.load(folder)
     config = config_of(sealed, folder)
-    print(
-        f"program   {' + '.join(p.type for p in config.programs)}\n"
-        f"mapping   {config.mapping.type}\nlabels    {config.labels}"
-    )
-    print(f"template  {config.layout()}\nbase      {config.base_model_name_or_path} ({config.base_auto_class})")
-    print(f"numbers   {sum(t.numel() for t in tensors.values()):,}")
-    for name, tensor in sorted(tensors.items()):
-        print(f"  {name:<24} {str(tuple(tensor.shape)):<16} {tensor.dtype}")
-    for key, value in (config.fingerprint or {}).items():
-        print(f"  {key:<12} {value}")
+    found = facts(options.program, folder, config, tensors)
+    try:
+        model = _on_its_base(folder, options.base)
+    except ReprogramError as error:
+        if options.base:
+            raise
+        found["slots"], found["left_out"] = None, error.what
+    else:
+        found["slots"] = [dict(row) for row in model.explain()["slots"]]
+        found["mapping"]["state"] = model.active_mapping().explain()
+    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else page(found))
     return 0
+
+
+def facts(name: str, folder: Path, config: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """What there is to say of a program without its base, as plain JSON values.
+
+    Args:
+        name: as the user gave it.
+        folder: where it lies.
+        config: its ReprogramConfig.
+        tensors: what is saved, by name.
+    """
+    from ..artefact import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+    from ..registry import about
+
+    def method(options: Any) -> dict[str, Any]:
+        return {
+            "type": options.type,
+            "about": about(options.kind, options.type),
+            "options": {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name != "type"},
+            "chosen": [f.name for f in dataclasses.fields(options) if _chosen(options, f)],
+        }
+
+    sizes = {f: (Path(folder) / f).stat().st_size for f in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE) if _there(folder, f)}
+    fingerprint = config.fingerprint or {}
+    return {
+        "name": name,
+        "program": [method(part) for part in config.programs],
+        "template": config.layout(),
+        "mapping": method(config.mapping),
+        "labels": config.labels,
+        "words": config.mapping.label_words(),
+        "numbers": sum(t.numel() for t in tensors.values()),
+        "bytes": sizes,
+        "tensors": [
+            {"name": key, "shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
+            for key, t in sorted(tensors.items())
+        ],
+        "base": {
+            "name": config.base_model_name_or_path,
+            "auto_class": config.base_auto_class,
+            **{key: fingerprint.get(key) for key in ("class", "width", "dtype")},
+        },
+        "use": [
+            f"hr.AutoReprogramModel.from_pretrained({json.dumps(name, ensure_ascii=False)})",
+            *([f"hf-reprogram predict {shlex.quote(name)} FILE"] if config.labels else []),
+        ],
+        "training": config.training,
+        "fingerprint": config.fingerprint,
+        "checksum": config.checksum,
+        "format_version": config.format_version,
+    }
+
+
+def _there(folder: Path, name: str) -> bool:
+    return (Path(folder) / name).is_file()
+
+
+def _chosen(options: Any, f: dataclasses.Field) -> bool:
+    """Whether the user chose it: not the default, and not filled in for him."""
+    if not f.init or f.metadata.get("help", "").startswith("Filled in"):
+        return False
+    default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+    return getattr(options, f.name) != default
+
+
+def _on_its_base(folder: Path, base: str | None) -> Any:
+    """The program on its base: on the given one, else on what this machine has of it."""
+    from ..auto import AutoReprogramModel
+
+    quiet()
+    local = {} if base else {"local_files_only": True}
+    return AutoReprogramModel.from_pretrained(folder, base, **local)

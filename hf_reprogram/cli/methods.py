@@ -15,12 +15,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print every registered method, its options, their defaults and choices."""
-    from ..registry import KINDS, method_class, names
+    from ..registry import KINDS, about, method_class, names
 
     for kind in KINDS:
         for name in names(kind):
             cls = method_class(kind, name)
-            print(f"{kind} {name}: {cls.__doc__.strip().splitlines()[0]}")
+            print(f"{kind} {name}: {about(kind, name)}")
             for f in dataclasses.fields(cls.Options):
                 if "help" in f.metadata:
                     choices = f" [{', '.join(map(str, f.metadata['choices']))}]" if f.metadata["choices"] else ""

@@ -24,6 +24,10 @@ class MappingOptions(Options):
         """Target labels that the options name, in order; None where they name none."""
         return None
 
+    def label_words(self) -> dict[str, dict[str, Any]]:
+        """By label, the words that stand for it with their token ids; empty where labels have no words."""
+        return {}
+
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
         """Fill in what needs a tokenizer (words to token ids), once, so that loading needs none."""
 

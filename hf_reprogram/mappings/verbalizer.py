@@ -70,6 +70,9 @@ class VerbalizerConfig(MappingOptions):
     def labels(self) -> list[str] | None:
         return list(self.words)
 
+    def label_words(self) -> dict[str, dict[str, Any]]:
+        return {label: dict(zip(words, self.ids[label], strict=True)) for label, words in self.words.items()}
+
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
         if tokenizer is not None or self.ids is None:  # ids of another tokenizer mean other words
             self.ids = {
@@ -168,12 +171,11 @@ class Verbalizer(Mapping):
         self.fitted.fill_(1)
 
     def explain(self) -> dict[str, Any]:
-        words = {k: dict(zip(self.options.words[k], self.options.ids[k], strict=True)) for k in self.labels}
         offset = self.offset.tolist() if self.options.calibration else None
         return {
             "reads": "label words",
             "reduce": self.options.reduce,
             "rows": self.options.rows,
-            "words": words,
+            "words": self.options.label_words(),
             "offset": offset,
         }

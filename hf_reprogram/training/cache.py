@@ -7,36 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 from transformers.trainer_utils import has_length
 
 from ..data.rows import as_rows
 from ..errors import UsageError
-from ..features import IN_MEMORY, row_keys, uncacheable
-from ..serve import readouts
+from ..features import IN_MEMORY, FrozenRows, row_keys, uncacheable
+from ..serve import freeze
 
 
 logger = logging.getLogger(__name__)
-
-
-class FrozenRows(Dataset):
-    """Rows as a mapping sees them: `{"readout": (K,), "label": id}`.
-
-    Args:
-        values: (rows, K) readouts, in memory or mapped from the disk.
-        labels: the rows' label ids.
-        lengths: of the laid out rows, so that batches are drawn as they are from live rows.
-    """
-
-    def __init__(self, values: Tensor, labels: Sequence[int], lengths: Sequence[int]) -> None:
-        self.values, self.labels, self.lengths = values, torch.tensor(labels), list(lengths)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"readout": self.values[index], "label": int(self.labels[index])}
 
 
 class FrozenCollator:
@@ -52,8 +31,8 @@ class FrozenCollator:
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
         if not all(isinstance(row, Mapping) and "readout" in row for row in rows):
             return self.collator(rows)
-        labels = torch.tensor([row["label"] for row in rows])
-        return {"readout": torch.stack([row["readout"] for row in rows]), "labels": labels}
+        batch = {"readout": torch.stack([row["readout"] for row in rows])}
+        return batch | {"labels": torch.stack([row["label"] for row in rows])} if "label" in rows[0] else batch
 
 
 def frozen(model: Any, collator: Any, rows: Any, cache: Any = None, rebuild: bool = False) -> FrozenRows | None:
@@ -63,12 +42,15 @@ def frozen(model: Any, collator: Any, rows: Any, cache: Any = None, rebuild: boo
     several processes.
 
     Args:
-        rows: dict rows, or a dataset.
+        rows: dict rows, a dataset, or rows that are frozen already.
         cache: a folder for the features; None keeps them in memory, up to `IN_MEMORY` bytes.
 
     Raises:
         UsageError: a folder, and features that cannot be kept.
     """
+    if isinstance(rows, FrozenRows):
+        rows.check(model, model.active_mapping().labels)
+        return rows
     changing = uncacheable(model, model.active_mapping().reading())
     if changing and cache is None:
         return None
@@ -81,8 +63,7 @@ def frozen(model: Any, collator: Any, rows: Any, cache: Any = None, rebuild: boo
     if reason is not None:
         logger.warning("The frozen model runs for every batch, although only the mapping trains: %s.", reason)
         return None
-    values = readouts(model, collator, made, cache=cache, rebuild=rebuild)
-    return FrozenRows(values, [row.label for row in made], [len(row.ids) for row in made])
+    return freeze(model, collator, made, cache, rebuild)
 
 
 def _unsteady(model: Any, collator: Any, rows: Any) -> str | None:
@@ -102,7 +83,7 @@ def _unsteady(model: Any, collator: Any, rows: Any) -> str | None:
 
 
 def _too_large(model: Any, collator: Any, made: Sequence[Any]) -> str | None:
-    width = readouts(model, collator, made[:1])[0].numel()
+    width = freeze(model, collator, made[:1]).values[0].numel()
     if 4 * width * len(made) > IN_MEMORY:
         return (
             f"{len(made)} rows of {width} numbers fill the memory; make_trainer(cache=folder) keeps them on the disk"

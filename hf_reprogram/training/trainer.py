@@ -11,7 +11,8 @@ from transformers.trainer_utils import has_length
 
 from ..data.rows import as_rows
 from ..errors import UsageError
-from .cache import FrozenCollator, FrozenRows, frozen
+from ..features import FrozenRows
+from .cache import FrozenCollator, frozen
 from .estimation import EstimationCallback
 
 
@@ -49,7 +50,7 @@ def make_trainer(
     Args:
         model: from `get_reprogram_model`.
         args: with `remove_unused_columns=False`.
-        train_dataset, eval_dataset: dict rows, or a `datasets.Dataset`.
+        train_dataset, eval_dataset: dict rows, a `datasets.Dataset`, or `model.frozen_rows(rows)`.
         features: what integer labels stand for; taken from the dataset where it has features.
         cache, rebuild: a folder that keeps the frozen model's features of the training rows, as for `fit_mapping`;
             None keeps them in memory.

@@ -16,9 +16,11 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,19 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
-from hf_reprogram import PromptConfig, ReprogramConfig, VerbalizerConfig, get_reprogram_model
+from hf_reprogram import (
+    LinearConfig,
+    PromptConfig,
+    ReprogramConfig,
+    VerbalizerConfig,
+    get_reprogram_model,
+    make_trainer,
+)
+from hf_reprogram.mappings.linear import ridge
+from hf_reprogram.serve import batches
 
 
 SEED = 0
@@ -51,6 +63,8 @@ BARS = {
     "eight_programs_ratio_to_one": 1.05,
     "load_ms": 5,
     "switch_ms": 1,
+    "trainer_overhead_ms": 5,
+    "mapping_fits_ratio_to_floor": 1.1,
 }
 ABOUT = (
     "What a step, a scoring pass, loading and switching cost on a frozen SmolLM2-135M in float32. The floor is a bare "
@@ -74,6 +88,8 @@ class Shape:
 
 
 SHAPES = (Shape(8, 32), Shape(2, 128))
+FITS, FIT_ROWS = 100, Shape(128, 32)  # mappings on one frozen model, and the rows that they are fitted on
+STEPS = 6  # of a run of Trainer
 
 
 # What is compared ----------------------------------------------------------------------------------------------------
@@ -137,9 +153,15 @@ class Models:
     def columns(self, shape: Shape) -> Columns:
         """The real review sentences whose laid out length comes nearest to a shape, laid out for ours."""
         collator = self.ours.collator(features=fetch_models.LABELS)
-        made = collator.lay_out(fetch_models.rows("vader-amazon", "train"))
-        nearest = sorted(made, key=lambda row: abs(len(row.ids) - shape.positions))
-        return collator.stack(nearest[: shape.rows])
+        return collator(self.rows_near(shape))
+
+    def rows_near(self, shape: Shape) -> list[dict[str, Any]]:
+        """Those sentences as rows, nearest first."""
+        rows = fetch_models.rows("vader-amazon", "train")
+        lengths = [len(row.ids) for row in self.ours.collator(features=fetch_models.LABELS).lay_out(rows)]
+        return [
+            rows[i] for i in sorted(range(len(rows)), key=lambda i: abs(lengths[i] - shape.positions))[: shape.rows]
+        ]
 
     def floor(self, columns: Columns) -> BareLoop:
         """The bare loop on the vectors that our program makes of the same rows."""
@@ -337,6 +359,97 @@ def loading(model: PeftModel, folder: str, repeats: int) -> tuple[list[Seconds],
     return loads[1:], switches[2:]
 
 
+class StepClock(TrainerCallback):
+    """CPU seconds from the end of one step to the end of the next: all that a step costs with its batch."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.ends.append(time.process_time())
+
+
+def trainer_overhead(models: Models, rounds: int) -> Iterator[Row]:
+    """What a step of Trainer takes over one of a bare loop on the same rows: forward, backward, clipping, AdamW.
+
+    Short rows: the overhead is the same for any batch, and beside a small step it shows.
+    """
+    shape = Shape(1, 20)
+    columns, rows = models.columns(shape), models.rows_near(shape)
+    arguments = TrainingArguments(
+        tempfile.gettempdir(), max_steps=STEPS + 1, per_device_train_batch_size=shape.rows, optim="adamw_torch",
+        remove_unused_columns=False, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
+        use_cpu=True, seed=SEED,
+    )  # fmt: skip
+    trained = [p for p in models.ours.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+
+    def bare() -> list[float]:
+        ends = []
+        for _ in range(STEPS + 1):
+            models.ours.train()
+            models.ours(**columns).loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            ends.append(time.process_time())
+        return ends
+
+    def with_trainer() -> list[float]:
+        trainer = make_trainer(models.ours, arguments, rows, features=fetch_models.LABELS)
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(clock := StepClock())
+        trainer.train()
+        return clock.ends
+
+    ways, found = {"bare": bare, "trainer": with_trainer}, {"bare": [], "trainer": []}
+    for number in tqdm(range(rounds + 1), desc="trainer overhead", unit="round", leave=False):
+        for name in list(ways) if number % 2 else list(ways)[::-1]:
+            ends = ways[name]()
+            if number:  # the first round warms up
+                found[name].append(statistics.median(b - a for a, b in pairwise(ends)))
+    extra = [1000 * (ours - bare) for ours, bare in zip(found["trainer"], found["bare"], strict=True)]
+    numbers = spread(extra)
+    task = f"a step of Trainer over a bare loop, {shape}"
+    note = f"CPU; the bare step takes {1000 * statistics.median(found['bare']):.0f} ms"
+    yield Row(
+        task, "ours", "trainer_overhead_ms", *numbers, note=_note("ours", "trainer_overhead_ms", numbers[0], note)
+    )
+
+
+def mapping_fits(models: Models, rounds: int) -> Iterator[Row]:
+    """So many mappings on one frozen model, beside one pass of the body and the bare fits."""
+    config = ReprogramConfig(
+        program={"type": "none", "template": "{text}{answer}"}, mapping=LinearConfig(), labels=fetch_models.LABELS
+    )
+    model = get_reprogram_model(models.twin(), config, models.tokenizer)
+    rows, collator = models.rows_near(FIT_ROWS), model.collator(features=fetch_models.LABELS)
+    made = collator.lay_out(rows)
+    parts = [columns for _, columns in batches(model, collator, made)]
+    labels = [row.label for row in made]
+
+    @torch.no_grad()
+    def floor() -> None:
+        states = []
+        for part in parts:
+            hidden = models.base.model(part["input_ids"], use_cache=False).last_hidden_state  # (batch, time, dim)
+            states.append(hidden[torch.arange(len(hidden)), part["answer_index"]])
+        features = torch.cat(states).double().numpy()
+        for _ in range(FITS):
+            ridge(features, labels, len(fetch_models.LABELS))
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            frozen = model.frozen_rows(rows, cache=folder, features=fetch_models.LABELS)
+            for _ in range(FITS):
+                model.fit_mapping(frozen)
+
+    taken = interleaved({"floor": floor, "ours": ours}, rounds)
+    task = f"{FITS} mapping fits, {FIT_ROWS}"
+    yield paired(task, "ours", "mapping_fits_ratio_to_floor", taken["ours"], taken["floor"])
+    yield Row(task, "floor", "cpu_seconds", *spread([run.cpu for run in taken["floor"]]))
+
+
 # The command ---------------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +478,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report.cell(f"steps, {shape}", lambda shape=shape: steps(models, shape, rounds))
         report.cell("eight programs", lambda: eight_programs(models, first, rounds))
         report.cell("load and switch", lambda: load_and_switch(models, 10 * rounds))
+        report.cell("trainer overhead", lambda: trainer_overhead(models, 2 * rounds))
+        report.cell("mapping fits", lambda: mapping_fits(models, (rounds + 1) // 2))
     report.finish()
     return 0
 

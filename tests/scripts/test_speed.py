@@ -163,6 +163,9 @@ def test_a_run_on_one_layer(smollm2: Path, tmp_path: Path, monkeypatch: pytest.M
     """All cells, stopped before the last and gone on with; a bar that is not met changes no exit status."""
     monkeypatch.setitem(speed.BARS, "load_ms", 0)
     monkeypatch.setattr(speed, "SHAPES", (speed.Shape(8, 20),))
+    monkeypatch.setattr(speed, "FITS", 2)
+    monkeypatch.setattr(speed, "FIT_ROWS", speed.Shape(12, 20))
+    monkeypatch.setattr(speed, "STEPS", 2)
     arguments = ["--layers", "1", "--rounds", "1", "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
         patch.setattr(speed, "load_and_switch", lambda *_: fails())

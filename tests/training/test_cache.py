@@ -14,10 +14,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import hf_reprogram as hr
 from hf_reprogram.errors import UsageError
+from hf_reprogram.features import FrozenRows
 from hf_reprogram.model import ReprogramModel
 from hf_reprogram.testing import FAMILIES, LABELS, ROWS, tiny
 from hf_reprogram.training import cache
-from hf_reprogram.training.cache import FrozenRows
 from hf_reprogram.training.trainer import make_trainer
 
 
