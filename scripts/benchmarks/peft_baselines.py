@@ -67,7 +67,7 @@ def prompt_tuning(
     """PEFT's prompt tuning with our reading.
 
     Args:
-        base, tokenizer: a causal model, given back as it came; the tokenizer was loaded from a folder.
+        base, tokenizer: a causal model, frozen afterwards; the tokenizer was loaded from a folder.
         template: ours without its slots.
         verbalizer: options of our verbalizer.
         few: rows in the order in which they are learned, batch after batch.
@@ -122,7 +122,7 @@ def lora(
 
 
 def twin(base: PreTrainedModel) -> PreTrainedModel:
-    """Another module tree on the very same weights, so that no method sees what another does to the modules."""
+    """Another module tree on the very same weights: modules are apart, freezing is shared."""
     return copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.peft_baselines import Prefixed, _without_program, lora, prompt_tuning, twin, virtual_tokens
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, TrainingArguments
 
 import hf_reprogram as hr
@@ -23,6 +24,7 @@ INIT = "the film was"
 @pytest.fixture
 def model(tmp_path: Path) -> tuple[Any, Any]:
     base, tokenizer = tiny("llama")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A")  # no token of its own, as SmolLM2
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     return base, AutoTokenizer.from_pretrained(tmp_path / "tokenizer")  # PEFT reads it from its folder again
 
@@ -47,7 +49,8 @@ def test_prefixed_says_what_our_prompt_says_with_the_same_vectors_in_front(model
         ),
         processing_class=tokenizer,
     )
-    theirs = prefixed(**plain.collator()(ROWS))
+    spaced = [{**row, "text": " " + row["text"]} for row in ROWS]  # as it has after our slots
+    theirs = prefixed(**plain.collator()(spaced))
     same = ours(**ours.collator()(ROWS))
     torch.testing.assert_close(theirs.logits, same.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(theirs.loss, same.loss, atol=1e-5, rtol=1e-5)
@@ -62,7 +65,7 @@ def test_prompt_tuning_trains_its_vectors_alone_and_leaves_the_base(model: tuple
     assert (still.method, moved.method) == ("peft_prompt_tuning:0", "peft_prompt_tuning:0.05")
     assert moved.trained_parameters == 3 * base.config.hidden_size
     assert not torch.allclose(still.scores, moved.scores, atol=1e-4)
-    assert state_hash(base) == before and all(p.requires_grad for p in base.parameters())
+    assert state_hash(base) == before
 
 
 def test_lora_starts_at_zero_shot_and_leaves_the_base(model: tuple[Any, Any], tmp_path: Path):
