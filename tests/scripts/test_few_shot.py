@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from benchmarks import few_shot
-from benchmarks.few_shot import SST2, TREC, Table, best_rate, draw, in_turn, read, summary
+from benchmarks.few_shot import Table, best_rate, summary
+from benchmarks.few_shot_tasks import SST2, TREC, draw, in_turn, read
 from benchmarks.intervals import kept
 
 
