@@ -23,7 +23,8 @@ class Batch:
         token_type_ids: (batch, time) or None.
         embeds: (batch, time, width) source embeddings, once something has embedded.
         slot_index: (batch, time) number of the slot at each position, -1 where there is none.
-        answer_index: (batch,) or (batch, words) position that the mapping reads.
+        answer_index: (batch,) or (batch, tokens) position that the mapping reads; -1 where a row has fewer.
+        answer_ids: (batch, tokens) the tokens of a label word whose probability is read there; -1 where it has fewer.
         input_values: (batch, samples) raw audio.  lengths: (batch,) valid samples of each row.
         adapters: the program's name for every row, or None where all rows share the active one.
         hooks: (site name, function) pairs that the backbone installs for this call only.
@@ -35,6 +36,7 @@ class Batch:
     embeds: Tensor | None = None
     slot_index: Tensor | None = None
     answer_index: Tensor | None = None
+    answer_ids: Tensor | None = None
     input_values: Tensor | None = None
     input_features: Tensor | None = None
     lengths: Tensor | None = None
@@ -68,7 +70,8 @@ class Reading:
     - `classes`: logits of the base's own classifier: (batch, classes).
     - `state`: one hidden vector per row: (batch, dim). `pool` is `answer` (the answer slot), `head` (the same after
       the head's own transform, ready for label rows), `mean` (over the text, slots and padding left out) or `first`.
-    - `sequence`: logits or states per position: (batch, positions, ...).
+    - `sequence`: log-probabilities of the tokens of a label word at their positions: (batch, tokens), 0 where there
+      is none.
     - `base`: the base's own output, untouched.
     """
 

@@ -15,7 +15,7 @@ from .registry import Options, Strict, build, method_class
 
 
 PEFT_TYPE = "REPROGRAM"
-PROBLEM_TYPES = ("single_label_classification",)
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 FORMAT_VERSION = 1
 
 
@@ -28,7 +28,9 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
             list of these, applied in order. None is the program `none`.
         mapping: what reads the output as target labels, in the same forms. None is the mapping `none`.
         labels: names of the target labels; the order is the id. None takes them from the mapping's words.
-        problem_type: `single_label_classification`.
+        problem_type: `single_label_classification`, `multi_label_classification` (a row has any number of labels) or
+            `regression` (labels name the numbers that come out).
+        class_weight: factor of the loss by label.
         base_auto_class: filled in: the `transformers` auto class that loads the base.
         fingerprint: filled in: identity of base and processor.
         embedding_rms: filled in: root mean square of the base's embedding table, the unit of all program vectors.
@@ -52,6 +54,7 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
     mapping: Any = field(default=None, metadata={"help": "Mapping."})
     labels: list[str] | None = field(default=None, metadata={"help": "Target labels, order = id."})
     problem_type: str = field(default="single_label_classification", metadata={"help": "Kind of target."})
+    class_weight: dict[str, float] | None = field(default=None, metadata={"help": "Factor of the loss by label."})
     base_auto_class: str | None = field(default=None, metadata={"help": "Auto class of the base."})
     fingerprint: dict | None = field(default=None, metadata={"help": "Identity of base and processor."})
     embedding_rms: float | None = field(default=None, metadata={"help": "Unit of the program's vectors."})
@@ -102,6 +105,7 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
         if rms is not None and not (isinstance(rms, float) and math.isfinite(rms) and rms > 0):
             raise ConfigError("ReprogramConfig.embedding_rms", f"{rms!r}", "a positive number")
         self._check_labels()
+        self._check_weights()
         self._check_chain()
 
     def _check_labels(self) -> None:
@@ -124,8 +128,19 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
                 "the same names",
                 did_you_mean(odd[0], set(named) | set(self.labels)),
             )
-        if len(self.labels) < 2:
-            raise ConfigError(where, f"{len(self.labels)} label", "at least two")
+        least = 2 if self.problem_type == "single_label_classification" else 1
+        if len(self.labels) < least:
+            raise ConfigError(where, f"{len(self.labels)} label", "at least two" if least == 2 else "at least one")
+
+    def _check_weights(self) -> None:
+        weights, where = self.class_weight, "ReprogramConfig.class_weight"
+        if weights is None:
+            return
+        if not isinstance(weights, dict) or self.labels is None or set(weights) != set(self.labels):
+            raise ConfigError(where, f"{weights!r}", f"a number for each of the labels {self.labels}")
+        for label, weight in weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+                raise ConfigError(f"{where}[{label!r}]", f"{weight!r}", "a positive number")
 
     def _check_chain(self) -> None:
         """One program per stage, and what one gives is what the next accepts (N21)."""

@@ -155,7 +155,7 @@ class FrozenRows(Dataset):
         """
         if names != self.names:
             raise UsageError("frozen rows", f"their labels are {self.names}", f"{names}")
-        difference = _difference(self.fields, fields_of(model, model.active_mapping().reading()))
+        difference = _difference(self.fields, fields_of(model, model.active_mapping().fit_reading()))
         if difference:
             raise UsageError("frozen rows", f"were {difference}", fix="freeze the rows again: model.frozen_rows(rows)")
 

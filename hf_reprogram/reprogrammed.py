@@ -104,6 +104,7 @@ class Reprogrammed(nn.Module):
         lengths: Tensor | None = None,
         slot_index: Tensor | None = None,
         answer_index: Tensor | None = None,
+        answer_ids: Tensor | None = None,
         adapter_names: list[str] | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
@@ -113,10 +114,12 @@ class Reprogrammed(nn.Module):
 
         Args:
             input_ids, attention_mask, slot_index: (batch, time), as `model.collator()` makes them.
-            answer_index: (batch,) the position that is read.
+            answer_index: (batch,) or (batch, tokens) the positions that are read.
+            answer_ids: (batch, tokens) the label word whose probability is read there, where words have several
+                tokens.
             adapter_names: one program per row; None uses the active one.
-            labels: (batch,) target ids.
-            num_items_in_batch: rows over the whole optimiser step, as Trainer counts them.
+            labels: (rows,) target ids, or (rows, outputs) numbers.
+            num_items_in_batch: labels over the whole optimiser step, as Trainer counts them.
             readout: (batch, K) what the active mapping reads, computed before: neither program nor base run.
 
         Returns:
@@ -127,7 +130,9 @@ class Reprogrammed(nn.Module):
             raise UsageError("input_values", f"sound for a {self.backbone.modality} model", "input_ids")
         if readout is not None:
             return self._mapped(Batch(), [self._read_before(readout, input_ids)], labels, num_items_in_batch)
-        batch = self.batch(input_ids, attention_mask, token_type_ids, slot_index, answer_index, adapter_names)
+        batch = self.batch(
+            input_ids, attention_mask, token_type_ids, slot_index, answer_index, answer_ids, adapter_names
+        )
         if self.disabled:
             return self.backbone.base_output(self._plain(batch))
         batch = self.program(batch, self.backbone)
@@ -155,7 +160,8 @@ class Reprogrammed(nn.Module):
 
     def batch(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, token_type_ids: Tensor | None = None,
-        slot_index: Tensor | None = None, answer_index: Tensor | None = None, adapter_names: list[str] | None = None,
+        slot_index: Tensor | None = None, answer_index: Tensor | None = None, answer_ids: Tensor | None = None,
+        adapter_names: list[str] | None = None,
     ) -> Batch:  # fmt: skip
         """Columns as a Batch."""
         if input_ids is None:
@@ -164,8 +170,9 @@ class Reprogrammed(nn.Module):
             attention_mask = torch.ones_like(input_ids)
         names = tuple(adapter_names) if adapter_names is not None else None
         return Batch(
-            input_ids, attention_mask, token_type_ids, slot_index=slot_index, answer_index=answer_index, adapters=names
-        )
+            input_ids, attention_mask, token_type_ids, slot_index=slot_index, answer_index=answer_index,
+            answer_ids=answer_ids, adapters=names,
+        )  # fmt: skip
 
     def _plain(self, batch: Batch) -> Batch:
         batch = self.backbone.without_slots(batch)

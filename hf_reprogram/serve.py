@@ -13,6 +13,8 @@ from tqdm.auto import tqdm
 from .data.rows import as_rows
 from .errors import DataError, UsageError
 from .features import Compute, FrozenRows, fields_of, kept, row_keys
+from .losses import LOSSES
+from .metrics import metrics, probabilities
 
 
 def score(model: Any, rows: Any, batch_size: int = 32, progress: bool | None = None) -> Tensor:
@@ -83,6 +85,8 @@ def _at_least_one(where: str, value: Any) -> None:
 def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, progress: bool | None = None) -> list:
     """The label and its probability for each row: `[{"label": "negative", "score": 0.97}]`.
 
+    With several labels to a row each has a probability of its own; a regression gives its numbers.
+
     Args:
         rows: a text, a dict row, or a list of these.
         top_k: labels per row; 1 gives a dict per row, more (or None, for all) a list of dicts.
@@ -90,11 +94,13 @@ def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, 
     _at_least_one("top_k", 1 if top_k is None else top_k)
     rows = as_rows(rows, model.text_column())
     names = [model.label_names(row.get("adapter")) for row in rows]
-    probabilities = score(model, rows, batch_size, progress).softmax(1)
+    kinds = [model.problem_type(row.get("adapter")) for row in rows]
     made = []
-    for row, labels in zip(probabilities, names, strict=True):
-        best = row[: len(labels)].argsort(descending=True, stable=True)[:top_k].tolist()
-        listed = [{"label": labels[i], "score": row[i].item()} for i in best]
+    for logits, labels, kind in zip(score(model, rows, batch_size, progress), names, kinds, strict=True):
+        values = probabilities(logits[: len(labels)], kind)
+        # Numbers of a regression keep their order; labels come best first.
+        order = range(len(labels)) if kind == "regression" else values.argsort(descending=True, stable=True).tolist()
+        listed = [{"label": labels[i], "score": values[i].item()} for i in list(order)[:top_k]]
         made.append(listed[0] if top_k == 1 else listed)
     return made
 
@@ -102,7 +108,8 @@ def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, 
 def evaluate(
     model: Any, rows: Any, batch_size: int = 32, features: Any = None, progress: bool | None = None
 ) -> dict[str, float]:
-    """Accuracy, macro F1 and mean loss in nats on labelled rows, beside the share of the commonest label.
+    """Metrics and mean loss on labelled rows: for labels accuracy and macro F1, beside the share of the commonest
+    label; see `hf_reprogram.metrics` for the other problem types.
 
     Args:
         rows: dict rows with a label, or a `datasets.Dataset`.
@@ -110,8 +117,6 @@ def evaluate(
         features: what integer labels stand for; a dataset brings its own.
         progress: show a bar; None shows one from 200 rows on.
     """
-    from sklearn.metrics import accuracy_score, f1_score
-
     features = features if features is not None else getattr(rows, "features", None)
     collator = model.collator(features=features)
     made = collator.lay_out(as_rows(rows, model.text_column()))
@@ -120,14 +125,9 @@ def evaluate(
         raise DataError(f"rows[{missing}]", "has no label", 'a "label" column on every row')
     labels = torch.tensor([row.label for row in made])
     logits = _logits(model, collator, made, batch_size, progress)
-    truth, guess = labels.numpy(), logits.argmax(1).numpy()
-    return {
-        "accuracy": float(accuracy_score(truth, guess)),
-        "macro_f1": float(f1_score(truth, guess, average="macro", zero_division=0)),
-        "loss": float(torch.nn.functional.cross_entropy(logits, labels)),
-        "majority": float(labels.bincount().max() / len(labels)),
-        "n": len(rows),
-    }
+    kind = model.problem_type()
+    found = metrics(logits.numpy(), labels.numpy(), kind)
+    return found | {"loss": float(LOSSES[kind](logits, labels)), "n": len(made)}
 
 
 def fit_mapping(
@@ -205,7 +205,7 @@ def freeze(
     if any(row.adapter not in (None, model.active_name()) for row in made):
         raise UsageError("frozen features", "rows of other programs than the active one", "rows of one program")
     mapping = model.active_mapping()
-    fields, compute = fields_of(model, mapping.reading()), _reader(model, collator, made, batch_size)
+    fields, compute = fields_of(model, mapping.fit_reading()), _reader(model, collator, made, batch_size)
     if cache is None:
         values = _gathered(compute, len(made))
     else:
@@ -216,13 +216,14 @@ def freeze(
 
 def _reader(model: Any, collator: Any, made: Sequence[Any], batch_size: int) -> Compute:
     """What the active mapping reads of rows, as a function of their numbers: float32 on the CPU, batch by batch."""
-    reading = model.active_mapping().reading()
+    reading = model.active_mapping().fit_reading()
 
     def compute(chosen: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         picked = [made[i] for i in chosen]
         with _asleep(model), tqdm(total=len(picked), desc="features", unit="row", leave=False, delay=2) as shown:
             for index, columns in batches(model, collator, picked, batch_size, progress=False):
-                yield [chosen[i] for i in index], model.reprogrammed.readout(columns, reading).float().cpu()
+                read = model.reprogrammed.readout(columns, reading).float().cpu()
+                yield [chosen[i] for i in index], read.reshape(len(index), -1)  # several laid out rows may make one
                 shown.update(len(index))
 
     return compute

@@ -151,8 +151,8 @@ class MappingLayer(_Site):
     def forward(self, batch: Batch, readouts: list[Readout]) -> Tensor:
         """(batch, classes); where adapters have different numbers of classes the missing ones are -inf."""
         groups = self.groups(batch)
-        parts = []
-        for (name, _), readout in zip(groups, readouts, strict=True):
+        parts, owners = [], []
+        for (name, rows), readout in zip(groups, readouts, strict=True):
             if self.entries[name].needs_fit:
                 raise UsageError(
                     f"mapping of {name!r}",
@@ -160,11 +160,13 @@ class MappingLayer(_Site):
                     fix="call model.fit_mapping(rows), or train with make_trainer",
                 )
             parts.append(self.entries[name](readout))
+            # Several laid out rows may make one row of the user's; they stand together, so the first tells its place.
+            owners += (rows or [])[:: self.entries[name].rows_per_example]
         if len(parts) == 1:
             return parts[0]
         classes = max(p.shape[1] for p in parts)
         padded = [nn.functional.pad(p, (0, classes - p.shape[1]), value=-torch.inf) for p in parts]
-        order = torch.tensor([i for _, rows in groups for i in rows], device=parts[0].device).argsort()
+        order = torch.tensor(owners, device=parts[0].device).argsort()
         return torch.cat(padded)[order]
 
     def loss(self, batch: Batch, logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
@@ -173,6 +175,10 @@ class MappingLayer(_Site):
         if len({m.problem_type for m in mappings}) > 1:
             raise UsageError(
                 "adapter_names", "adapters of different problem types in one training batch", "one problem type"
+            )
+        if len(mappings) > 1 and any(m.class_weight is not None for m in mappings):
+            raise UsageError(
+                "adapter_names", "adapters with class weights beside others in one training batch", "one adapter"
             )
         return mappings[0].loss(logits, labels, num_items)
 
@@ -268,6 +274,7 @@ def build_parts(config: ReprogramConfig, backbone: Any) -> tuple[nn.ModuleList, 
     made = [method_class("program", p.type)(p, backbone, config.embedding_rms) for p in config.programs]
     options = config.mapping
     mapping = method_class("mapping", options.type)(options, backbone, config.labels, config.problem_type)
+    mapping.weigh(config.class_weight)
     return nn.ModuleList(made), mapping
 
 

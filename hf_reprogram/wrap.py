@@ -19,7 +19,7 @@ from .backbone.probe import probe
 from .config import ReprogramConfig
 from .data.text import TextCollator, layout_of
 from .errors import ArtefactError, BaseModelError, ConfigError
-from .fingerprint import identity
+from .fingerprint import identity, remembered
 from .registry import method_class
 from .reprogrammed import Reprogrammed
 from .template import Answer, Words, has_answer, parse
@@ -55,10 +55,11 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
     for part in (*config.programs, config.mapping):
         part.validate()  # again: a field may have been set since
     config.mapping.resolve(processor, config.labels)
+    config.mapping.suits(backbone.gives, type(backbone.base).__name__)
     _check_answer(config, backbone, processor)
     config.base_model_name_or_path = backbone.base.config._name_or_path or None
     config.base_auto_class = backbone.auto_class
-    config.embedding_rms = backbone.rms()
+    config.embedding_rms = remembered(backbone.base, "rms", lambda _: backbone.rms())
     config.fingerprint = identity(backbone.base, processor)
     return config
 
@@ -72,7 +73,17 @@ def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> Non
         config.mapping, backbone, config.labels, config.problem_type
     )
     reading = mapping.reading()
-    needs = reading.kind == "rows" or (reading.kind == "state" and reading.pool in ("answer", "head"))
+    needs = reading.kind in ("rows", "sequence") or (reading.kind == "state" and reading.pool in ("answer", "head"))
+    answer, base = backbone.facts.answer, type(backbone.base).__name__
+    if answer == "none" and (needs or has_answer(pieces)):
+        raise ConfigError(
+            where,
+            f"{{answer}} in {template!r}, and a {base} answers nowhere"
+            if has_answer(pieces)
+            else f"the {config.mapping.type} reads an answer slot, and a {base} has none",
+            "no answer slot",
+            "leave {answer} out" if has_answer(pieces) else "pool='mean' or 'first'",
+        )
     if needs and not has_answer(pieces):
         raise ConfigError(
             where,
@@ -80,7 +91,6 @@ def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> Non
             f"one answer slot, which the {config.mapping.type} reads",
             f'try "{template}{{answer}}"' if isinstance(pieces[-1], Words) else f'try "{template} It was{{answer}}"',
         )
-    answer = backbone.facts.answer
     if has_answer(pieces) and answer == "last" and not isinstance(pieces[-1], Answer):
         raise ConfigError(
             where,
@@ -94,7 +104,7 @@ def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> Non
         )
     if processor is not None:
         # Made and thrown away: it raises where slots and words leave no room for text.
-        TextCollator(processor, {"default": layout_of(template, config.labels)}, "default", backbone.facts)
+        TextCollator(processor, {"default": layout_of(config)}, "default", backbone.facts)
 
 
 def check_processor(processor: Any) -> None:

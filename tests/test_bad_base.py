@@ -43,19 +43,32 @@ BASES: dict[str, tuple[Callable[[], Any], str]] = {
     "the inside of a model of ours": (lambda: _ours().reprogrammed, "is a Reprogrammed"),
     "a model with LoRA": (_lora, "is a PeftModel.*a bare transformers model"),
     "another family": (
-        lambda: _sized(transformers.GPT2LMHeadModel, transformers.GPT2Config, intermediate_size=32),
-        "GPT2LMHeadModel is of the family 'gpt2'.*FAMILIES",
+        lambda: _sized(transformers.GPTNeoXForCausalLM, transformers.GPTNeoXConfig, intermediate_size=32),
+        "GPTNeoXForCausalLM is of the family 'gpt_neox'.*FAMILIES",
     ),
-    "a classifier": (
-        lambda: _sized(transformers.BertForSequenceClassification, transformers.BertConfig, intermediate_size=32),
-        "BertForSequenceClassification has no language-model head",
+    "a head that nothing reads": (
+        lambda: _sized(transformers.BertForTokenClassification, transformers.BertConfig, intermediate_size=32),
+        "BertForTokenClassification has no head that we can read.*AutoModelForCausalLM",
     ),
-    "a headless model": (
-        lambda: _sized(transformers.LlamaModel, transformers.LlamaConfig, intermediate_size=32),
-        "LlamaModel has no language-model head.*AutoModelForCausalLM",
-    ),
-    "an encoder": (_t5_encoder, "T5EncoderModel has no language-model head"),
 }
+
+
+def _classifier() -> Any:
+    return _sized(transformers.BertForSequenceClassification, transformers.BertConfig, intermediate_size=32)
+
+
+def _headless() -> Any:
+    return _sized(transformers.LlamaModel, transformers.LlamaConfig, intermediate_size=32)
+
+
+@pytest.mark.parametrize("make", [_classifier, _headless, _t5_encoder])
+def test_a_base_that_has_not_what_the_mapping_reads(make: Callable[[], Any]) -> None:
+    """Label words need a language model's head; the error says what the base gives and which mappings read that."""
+    base = make()
+    found, name = flags(base), type(base).__name__
+    with pytest.raises(ConfigError, match=f"'verbalizer' reads rows, and a {name} gives base.*linear with on='state'"):
+        get_reprogram_model(base, program_config("prompt"), tiny("llama")[1])
+    assert flags(base) == found
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own (E§0 18)

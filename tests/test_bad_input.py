@@ -35,7 +35,11 @@ CONFIGS: dict[str, Case] = {
         ConfigError,
         "ReprogramConfig.mapping ... did you mean 'verbalizer'",
     ),
-    "unknown option": (prompt(lenght=3), ConfigError, "PromptConfig.lenght ... no such option ... Known: 'init'"),
+    "unknown option": (
+        prompt(lenght=3),
+        ConfigError,
+        "PromptConfig.lenght ... no such option ... Known: 'bottleneck', 'init'",
+    ),
     "unknown choice": (prompt(init="word"), ConfigError, "PromptConfig.init ... 'word' ... did you mean 'words'"),
     "out of range": (
         linear(inverse_penalty=0),
@@ -126,9 +130,9 @@ CONFIGS: dict[str, Case] = {
         "VerbalizerConfig.words['b'] ... ' bad' is token ... class 'a' has too ... differ between classes",
     ),
     "a word of two tokens": (
-        words({"a": [" very good"], "b": [" bad"]}),
+        words({"a": [" very good"], "b": [" bad"]}, rows="trained"),
         ConfigError,
-        "VerbalizerConfig.words['a'] ... ' very good' is 2 tokens ['Ġvery', 'Ġgood'] ... one known token",
+        "VerbalizerConfig.rows ... 'trained' ... several tokens ... words of one token",
     ),
     "an unknown word": (
         words({"a": [" zebra"], "b": [" bad"]}),

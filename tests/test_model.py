@@ -107,7 +107,8 @@ def test_a_failed_wrap_leaves_the_base_as_it_was() -> None:
     config = hr.ReprogramConfig(
         program="prompt", mapping={"type": "verbalizer", "words": {"a": ["good bad"], "b": [" so"]}}
     )
-    with pytest.raises(ConfigError, match="2 tokens"):
+    config.mapping.words["b"] = [" unheard"]
+    with pytest.raises(ConfigError, match="unknown to the tokenizer"):
         get_reprogram_model(base, config, tokenizer)
     assert flags(base) == found
 

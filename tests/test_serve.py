@@ -8,10 +8,10 @@ import torch
 from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.errors import DataError, UsageError
 from hf_reprogram.model import get_reprogram_model
-from hf_reprogram.testing import FAMILIES, ROWS, build, logits_of, program_config, tiny
+from hf_reprogram.testing import LANGUAGE_MODELS, ROWS, build, logits_of, program_config, tiny
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
 def test_predict_gives_labels_with_probabilities(family: str) -> None:
     model = build(program_config("prompt"), family)
     found = model.predict([row["text"] for row in ROWS])
@@ -85,7 +85,7 @@ def test_explain_prints_the_mapping_with_its_token_ids() -> None:
     assert f"' bad': {token}" in page and "slot   4" in page
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
 def test_a_disabled_program_has_no_labels_to_give(family: str) -> None:
     model = build(program_config("prompt"), family)
     with model.disable_adapter():

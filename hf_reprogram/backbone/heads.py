@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
 
 from .families import Family
+
+
+SLICE = 4096  # rows of the vocabulary at a time, where all of them must be summed over
 
 
 class Head:
@@ -42,11 +48,11 @@ class Head:
         flag = self.family.state_scale
         if flag and getattr(self.base.config, flag):
             state = state * self.base.config.d_model**-0.5
-        for path in self.family.transform:
-            state = self.base.get_submodule(path)(state)
+        for step in self.family.transform:
+            state = (ACT2FN[step[1:]] if step.startswith("@") else self.base.get_submodule(step))(state)
         return state
 
-    def rows(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    def rows(self, ids: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         """(weight (rows, head dim), bias (rows,) or None) of some rows, float32, without gradient."""
         output = self.output
         bias = output.bias.detach()[ids].float() if getattr(output, "bias", None) is not None else None
@@ -55,20 +61,53 @@ class Head:
             bias = extra if bias is None else bias + extra
         return output.weight.detach()[ids].float(), bias
 
-    def logits(self, state: Tensor, ids: Tensor | None) -> Tensor:
+    def logits(self, state: Tensor, ids: Tensor | slice | None) -> Tensor:
         """Logits of the rows `ids`, of all rows where None: transformed states (..., head dim) -> (..., rows).
 
         Label rows and their product are float32 whatever the base's dtype: they are few, and the loss stands on them.
         """
-        output = self.output
-        # Anything but a bare Linear (quantised, adapted, hooked) keeps its own way to the logits; columns come after.
-        if type(output) is not nn.Linear or output._forward_hooks or output._forward_pre_hooks:
-            full = output(state.to(output.weight.dtype) if output.weight.is_floating_point() else state).float()
-            if self.family.logits_bias:
-                full = full + self.base.get_buffer(self.family.logits_bias)[0].float()
+        if ids is None or not self.sliceable:
+            full = self._all(state)
             return full if ids is None else full[..., ids]
-        if ids is None:
-            full = output(state).float()
-            return full + self.base.get_buffer(self.family.logits_bias)[0].float() if self.family.logits_bias else full
         weight, bias = self.rows(ids)
-        return F.linear(state.float(), weight, bias)
+        return self.cap(F.linear(state.float(), weight, bias))
+
+    @property
+    def sliceable(self) -> bool:
+        """Whether rows may be taken alone: anything but a bare Linear (quantised, adapted, hooked) keeps its own way
+        to the logits, and columns come after."""
+        output = self.output
+        return type(output) is nn.Linear and not output._forward_hooks and not output._forward_pre_hooks
+
+    def _all(self, state: Tensor) -> Tensor:
+        output = self.output
+        if not self.sliceable and output.weight.is_floating_point():
+            state = state.to(output.weight.dtype)
+        full = output(state).float()
+        if self.family.logits_bias:
+            full = full + self.base.get_buffer(self.family.logits_bias)[0].float()
+        return self.cap(full)
+
+    def cap(self, logits: Tensor) -> Tensor:
+        """What the family does to its logits at the very end."""
+        limit = getattr(self.base.config, self.family.softcap) if self.family.softcap else None
+        return logits if limit is None else limit * torch.tanh(logits / limit)
+
+    def log_probs(self, state: Tensor, ids: Tensor) -> Tensor:
+        """Log-probability of one token per state, over the whole vocabulary: (n, head dim), (n,) -> (n,).
+
+        The normaliser is summed over slices of the vocabulary, each recomputed in backward, so that no tensor of the
+        vocabulary's size is ever made.
+        """
+        if not self.sliceable:
+            return self._all(state).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+        weight, bias = self.rows(ids)
+        own = (state.float() * weight).sum(-1)
+        own = self.cap(own if bias is None else own + bias)
+        size = min(SLICE, -(-self.size // 2))
+        slices = [slice(start, min(start + size, self.size)) for start in range(0, self.size, size)]
+        parts = [checkpoint(self._normaliser, state, part, use_reentrant=False) for part in slices]  # each (n,)
+        return own - torch.stack(parts, -1).logsumexp(-1)
+
+    def _normaliser(self, state: Tensor, part: slice) -> Tensor:
+        return self.logits(state, part).logsumexp(-1)

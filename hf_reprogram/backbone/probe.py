@@ -24,7 +24,8 @@ def probe(backbone: TextBackbone) -> dict[str, float]:
 
     Returns:
         Relative differences by check: `embeds` (ids path against embeddings), `rows` (label rows against full
-        logits), `left` (padding on the other side, where the family allows it).
+        logits, where there is a language model's head), `left` (padding on the other side, where the family allows
+        it).
 
     Raises:
         BaseModelError: a difference above `TOLERANCE`, with the numbers seen.
@@ -32,16 +33,10 @@ def probe(backbone: TextBackbone) -> dict[str, float]:
     mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3], device=backbone.device)  # (2, 8)
     low = backbone.vocab_size // 3
     ids = low + torch.arange(16, device=backbone.device).view(2, 8) % max(backbone.vocab_size - low, 1)
-    rows = tuple(range(0, backbone.head.size, max(backbone.head.size // 5, 1)))
-    batch = _batch(backbone, ids, mask)
-    full = _own_logits(backbone, ids, mask)  # (2, time or steps, vocabulary)
-    at = torch.arange(2, device=full.device), batch.answer_index
-    seen = {"embeds": _gap(backbone.base_output(batch).logits[at], full[at])}
-    sliced = backbone.run(batch, Reading("rows", ids=rows)).values
-    seen["rows"] = _gap(sliced, full[at][:, list(rows)])
-    if "left" in backbone.family.sides:
-        shifted = _batch(backbone, torch.stack([ids[0], ids[1].roll(3)]), torch.stack([mask[0], mask[1].flip(0)]))
-        seen["left"] = _gap(backbone.run(shifted, Reading("rows", ids=rows)).values, sliced)
+    shifted = torch.stack([ids[0], ids[1].roll(3)]), torch.stack([mask[0], mask[1].flip(0)])
+    seen = (_language if backbone.head else _headless)(backbone, ids, mask, shifted)
+    if "left" not in backbone.family.sides:
+        seen.pop("left")
     allowed = TOLERANCE.get(backbone.dtype, 6e-2)
     wrong = {name: gap for name, gap in seen.items() if not gap <= allowed}
     if wrong:
@@ -55,17 +50,42 @@ def probe(backbone: TextBackbone) -> dict[str, float]:
     return seen
 
 
+def _language(backbone: TextBackbone, ids: Tensor, mask: Tensor, shifted: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """A language model: logits at the answer, all of them and some rows."""
+    rows = tuple(range(0, backbone.head.size, max(backbone.head.size // 5, 1)))
+    batch = _batch(backbone, ids, mask)
+    prefix = torch.tensor(backbone.decoder_prefix, device=ids.device).expand(len(ids), -1)
+    decoder = {"decoder_input_ids": prefix} if backbone.kind == "seq2seq" else {}
+    full = backbone.base(input_ids=ids, attention_mask=mask, **decoder).logits  # (2, time or steps, vocabulary)
+    at = torch.arange(2, device=full.device), batch.answer_index
+    sliced = backbone.run(batch, Reading("rows", ids=rows)).values
+    return {
+        "embeds": _gap(backbone.base_output(batch).logits[at], full[at]),
+        "rows": _gap(sliced, full[at][:, list(rows)]),
+        "left": _gap(backbone.run(_batch(backbone, *shifted), Reading("rows", ids=rows)).values, sliced),
+    }
+
+
+def _headless(backbone: TextBackbone, ids: Tensor, mask: Tensor, shifted: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """A classifier or a bare model: its classes, or the mean of its states. Each row alone and without padding through
+    the base's own forward, since a causal classifier finds the end of a row by its pad id."""
+    reading = Reading("classes") if backbone.kind == "classifier" else Reading("state", pool="mean")
+    own = []
+    for row, real in zip(ids, mask, strict=True):
+        found = backbone.base(input_ids=row[None, : int(real.sum())])
+        own.append(found.logits if backbone.kind == "classifier" else found.last_hidden_state.mean(1))
+    ours = backbone.run(_batch(backbone, ids, mask), reading).values
+    return {
+        "embeds": _gap(ours, torch.cat(own)),
+        "left": _gap(backbone.run(_batch(backbone, *shifted), reading).values, ours),
+    }
+
+
 def _batch(backbone: TextBackbone, ids: Tensor, mask: Tensor) -> Batch:
     """Rows as the collator would lay them out, read at their last real token (or decoder step)."""
     last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
     answer = torch.full_like(last, backbone.facts.answer_step) if backbone.kind == "seq2seq" else last
     return Batch(input_ids=ids, attention_mask=mask, embeds=backbone.embed(ids), answer_index=answer)
-
-
-def _own_logits(backbone: TextBackbone, ids: Tensor, mask: Tensor) -> Tensor:
-    prefix = torch.tensor(backbone.decoder_prefix, device=ids.device).expand(len(ids), -1)
-    decoder = {"decoder_input_ids": prefix} if backbone.kind == "seq2seq" else {}
-    return backbone.base(input_ids=ids, attention_mask=mask, **decoder).logits
 
 
 def _gap(ours: Tensor, theirs: Tensor) -> float:

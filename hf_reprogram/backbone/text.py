@@ -12,25 +12,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-)
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..batch import Batch, Reading, Readout
-from ..errors import BaseModelError, UsageError, did_you_mean
+from ..errors import BaseModelError, UsageError
 from .families import FAMILIES
 from .heads import Head
-
-
-# How a kind of model answers: where the answer slot stands, and the auto class that loads it again. Seq2seq stands
-# first: BART is listed as a masked language model too.
-_KINDS = {
-    "seq2seq": (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "decoder", "AutoModelForSeq2SeqLM"),
-    "causal": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "last", "AutoModelForCausalLM"),
-    "masked": (MODEL_FOR_MASKED_LM_MAPPING_NAMES, "mask", "AutoModelForMaskedLM"),
-}
+from .kinds import KINDS, kind_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +26,7 @@ class Facts:
     """What the collator must know of the backbone: plain data, so that it travels to workers.
 
     Args:
-        answer: `last` (the position before it, causal), `mask` (a mask token) or `decoder` (a decoder step).
+        answer: `last` (the position before it, causal), `mask` (a mask token), `decoder` (a decoder step) or `none`.
         answer_step: the decoder position that is read, for `decoder`.
         padding_side: the side on which rows are padded.
         max_length: positions the base has, slots included; None where it has no limit.
@@ -50,27 +38,6 @@ class Facts:
     padding_side: str
     max_length: int | None
     vocabulary: int | None = None
-
-
-def kind_of(base: PreTrainedModel) -> str:
-    """`causal`, `masked` or `seq2seq`, by the auto mapping that lists the base's class.
-
-    Raises:
-        BaseModelError: a class without a language-model head, or of a family without a row in `FAMILIES`.
-    """
-    name, family = type(base).__name__, base.config.model_type
-    if family not in FAMILIES:
-        raise BaseModelError(
-            "model",
-            f"{name} is of the family {family!r}, which has no row in FAMILIES",
-            fix=did_you_mean(family, FAMILIES),
-        )
-    for kind, (mapping, _, _) in _KINDS.items():
-        if name in mapping.values():
-            return kind
-    raise BaseModelError(
-        "model", f"{name} has no language-model head", "a model from " + ", ".join(k[2] for k in _KINDS.values())
-    )
 
 
 class TextBackbone:
@@ -89,20 +56,32 @@ class TextBackbone:
         self.base = base
         self.kind = kind_of(base)
         self.family = FAMILIES[base.config.model_type]
-        self.head = Head(base, self.family)
+        # Without a language model's head there is nothing that words could be read from.
+        self.head = Head(base, self.family) if "rows" in self.gives else None
         self.ledger: list[tuple[Tensor | nn.Module, str, Any]] = []  # flags as found, to be put back by `restore`
+        self.dropouts: list[tuple[nn.Module, str, float]] = []  # rates as found, while checkpointing is on
 
     # What it is
 
     @property
     def auto_class(self) -> str:
         """Name of the transformers auto class that loads the base."""
-        return _KINDS[self.kind][2]
+        return KINDS[self.kind].auto_class
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Kinds of Reading that this base can answer."""
+        return KINDS[self.kind].gives
+
+    @property
+    def body(self) -> nn.Module:
+        """The module that gives hidden states; for seq2seq the one that holds encoder and decoder."""
+        return self.base if self.kind == "encoder" else self.base.get_submodule(self.family.body)
 
     @property
     def embedding(self) -> nn.Module:
         """The embedding module that the body really calls (for T5 and BART that is not `get_input_embeddings()`)."""
-        return self.base.get_submodule(self.family.embed)
+        return self.body.get_submodule(self.family.embed)
 
     @property
     def width(self) -> int:
@@ -113,6 +92,11 @@ class TextBackbone:
     def vocab_size(self) -> int:
         """Rows of the embedding table."""
         return self.embedding.weight.shape[0]
+
+    @property
+    def classes(self) -> int:
+        """Number of the base's own classes, where it is a classifier."""
+        return self.base.config.num_labels
 
     @property
     def state_width(self) -> int:
@@ -138,9 +122,10 @@ class TextBackbone:
     def facts(self) -> Facts:
         """What the collator must know."""
         limit = getattr(self.base.config, "max_position_embeddings", None)
-        return Facts(
-            _KINDS[self.kind][1], max(len(self.decoder_prefix) - 1, 0), self.family.sides[0], limit, self.vocab_size
-        )
+        if limit is not None and self.family.offset_positions:
+            limit -= self.base.config.pad_token_id + 1  # the rows of its table up to padding's are never a token's
+        answer = "last" if self.family.causal else KINDS[self.kind].answer
+        return Facts(answer, max(len(self.decoder_prefix) - 1, 0), self.family.sides[0], limit, self.vocab_size)
 
     # Embedding
 
@@ -170,8 +155,10 @@ class TextBackbone:
         """
         right_padded = (mask[:, 1:] <= mask[:, :-1]).all() & mask[:, 0].all()
         if bool(right_padded):  # asked once: on a GPU every question waits for the queue
-            return {} if self.kind == "causal" or bool(mask.all()) else {"attention_mask": mask}
+            return {} if self.family.causal or bool(mask.all()) else {"attention_mask": mask}
         positions = (mask.cumsum(1) - 1).clamp(min=0)
+        if self.family.offset_positions:
+            positions = positions * mask + mask + self.base.config.pad_token_id
         return {"attention_mask": mask} | (
             {"position_ids": positions} if "position_ids" in _parameters(module) else {}
         )
@@ -184,7 +171,7 @@ class TextBackbone:
                 f"{tuple(batch.embeds.shape[:2])}, slots included",
             )
         inputs = {"inputs_embeds": batch.embeds, **self._layout(batch.attention_mask, module)}
-        if batch.token_type_ids is not None and "token_type_ids" in _parameters(module):
+        if batch.token_type_ids is not None and self.family.token_types:
             inputs["token_type_ids"] = batch.token_type_ids
         return inputs
 
@@ -198,35 +185,42 @@ class TextBackbone:
             The last hidden states that answers are read from, (batch, time, dim) or (batch, steps, dim) of a decoder;
             and those over the text, which are the same except for seq2seq: the encoder's (batch, time, dim).
         """
-        body = self.base.get_submodule(self.family.body)
+        body = self.body
         if self.kind != "seq2seq":
             cache = {"use_cache": False} if "use_cache" in _parameters(body) else {}
             hidden = body(**self._inputs(batch, body), **cache).last_hidden_state  # (batch, time, dim)
             return hidden, hidden
         context = body.encoder(**self._inputs(batch, body.encoder)).last_hidden_state  # (batch, time, dim)
-        steps = torch.tensor(self.decoder_prefix, device=context.device).expand(len(context), -1)  # (batch, steps)
-        mask = batch.attention_mask
         hidden = body.decoder(
-            input_ids=steps, encoder_hidden_states=context, encoder_attention_mask=mask, use_cache=False
+            input_ids=self._steps(batch),
+            encoder_hidden_states=context,
+            encoder_attention_mask=batch.attention_mask,
+            use_cache=False,
         )
         return hidden.last_hidden_state, context  # (batch, steps, dim), (batch, time, dim)
 
+    def _steps(self, batch: Batch) -> Tensor:
+        """What the decoder reads before each answer, (batch, steps): its prefix, a label word but its last token."""
+        prefix = torch.tensor(self.decoder_prefix, device=batch.attention_mask.device).expand(len(batch), -1)
+        return prefix if batch.answer_ids is None else torch.cat([prefix, batch.answer_ids[:, :-1].clamp(min=0)], 1)
+
     def read(self, batch: Batch, reading: Reading, states: Tensor, context: Tensor) -> Readout:
         """What `reading` asks for, from the states of one run."""
-        if reading.kind not in ("rows", "state"):
+        if reading.kind not in self.gives - {"base"}:
             raise BaseModelError(
-                "reading", f"{reading.kind!r} is not something a text model gives", "rows, state or base"
+                "reading",
+                f"{reading.kind!r} is not something that {type(self.base).__name__} gives",
+                f"one of {sorted(self.gives)}",
             )
-        if reading.kind == "state" and reading.pool == "mean":
-            keep = (
-                batch.attention_mask * (batch.slot_index < 0) if batch.slot_index is not None else batch.attention_mask
-            )
-            keep = keep.to(context.dtype).unsqueeze(-1)  # (batch, time, 1)
-            return Readout((context * keep).sum(1) / keep.sum(1).clamp(min=1), kind="state")
-        if reading.kind == "state" and reading.pool == "first":
-            first = batch.attention_mask.argmax(1)
-            return Readout(context[torch.arange(len(context), device=context.device), first], kind="state")
-        answer = states[torch.arange(len(states), device=states.device), self._answer(batch, states)]  # (batch, dim)
+        if reading.kind == "classes":
+            return Readout(self._classes(batch, context), kind="classes")
+        if reading.kind == "sequence":
+            return self._continuation(batch, states)
+        if reading.kind == "state" and reading.pool in ("mean", "first"):
+            return Readout(self._pooled(batch, reading.pool, context), kind="state")
+        at = self._answer(batch, states)
+        at = at if at.ndim == 1 else at[:, 0]  # a row beside others whose words have several tokens
+        answer = states[torch.arange(len(states), device=states.device), at]  # (batch, dim)
         if reading.kind == "state" and reading.pool == "answer":
             return Readout(answer, kind="state")
         answer = self.head.transform(answer)  # (batch, head dim)
@@ -235,6 +229,41 @@ class TextBackbone:
         ids = None if reading.ids is None else torch.tensor(reading.ids, device=answer.device)
         return Readout(self.head.logits(answer, ids), kind="rows")  # (batch, rows)
 
+    @staticmethod
+    def _pooled(batch: Batch, pool: str, context: Tensor) -> Tensor:
+        """One state per row, (batch, dim): of the first or last real position, or the mean over the text."""
+        mask = batch.attention_mask
+        if pool == "mean":
+            keep = mask * (batch.slot_index < 0) if batch.slot_index is not None else mask
+            keep = keep.to(context.dtype).unsqueeze(-1)  # (batch, time, 1)
+            return (context * keep).sum(1) / keep.sum(1).clamp(min=1)
+        at = mask.argmax(1) if pool == "first" else (mask * torch.arange(1, mask.shape[1] + 1).to(mask)).argmax(1)
+        return context[torch.arange(len(context), device=context.device), at]
+
+    def _classes(self, batch: Batch, context: Tensor) -> Tensor:
+        """Logits of the base's own sequence classifier: (batch, classes)."""
+        state = self._pooled(batch, "last" if self.family.causal else "first", context)  # (batch, dim)
+        if self.family.classify_sequence:
+            state = state.unsqueeze(1)  # (batch, 1, dim), of which the classifier picks the first
+        for path in self.family.classify:
+            state = self.base.get_submodule(path)(state)
+        return state.float()
+
+    def _continuation(self, batch: Batch, states: Tensor) -> Readout:
+        """Log-probabilities of the tokens of `answer_ids`, (batch, tokens); only what is read is scored."""
+        at, ids = self._answer(batch, states), batch.answer_ids
+        if ids is None or ids.shape != at.shape:
+            raise UsageError(
+                "answer_ids",
+                "missing, or not of the shape of answer_index",
+                fix="let model.collator() lay out the rows",
+            )
+        there = ids >= 0  # (batch, tokens)
+        row = torch.arange(len(states), device=states.device).unsqueeze(1).expand_as(at)
+        chosen = self.head.transform(states[row[there], at[there]])  # (positions read, head dim)
+        values = torch.zeros(ids.shape, device=states.device)
+        return Readout(values.masked_scatter(there, self.head.log_probs(chosen, ids[there])), there, "sequence")
+
     def _answer(self, batch: Batch, states: Tensor) -> Tensor:
         if batch.answer_index is None:
             raise UsageError(
@@ -242,26 +271,30 @@ class TextBackbone:
                 "missing: this mapping reads an answer slot",
                 fix="let model.collator() lay out the rows",
             )
-        low, high = torch.stack(batch.answer_index.aminmax()).tolist()
-        if low < 0 or high >= states.shape[1]:
+        index = batch.answer_index
+        # Where rows have fewer answers than others, -1 stands for none: only a continuation has such.
+        least = 0 if index.ndim == 1 else -1
+        low, high = torch.stack(index.aminmax()).tolist()
+        if low < least or high >= states.shape[1]:
             raise UsageError(
-                "answer_index",
-                f"{batch.answer_index.tolist()} for {states.shape[1]} positions",
-                "positions of the laid out row",
+                "answer_index", f"{index.tolist()} for {states.shape[1]} positions", "positions of the laid out row"
             )
-        return batch.answer_index
+        return index
 
     def run(self, batch: Batch, reading: Reading) -> Readout:
         """Body once, then only what is read."""
         return self.read(batch, reading, *self.states(batch))
 
     def base_output(self, batch: Batch, **kwargs: Any) -> Any:
-        """The base's own output (its ModelOutput) on embedded rows: logits at all positions."""
+        """The base's own output (its ModelOutput) on embedded rows: logits at all positions, or of its classes."""
+        if self.kind == "classifier":
+            # Fed with embeddings, a causal classifier no longer sees where its rows end, and reads padding.
+            return SequenceClassifierOutput(logits=self.run(batch, Reading("classes")).values)
         if self.kind == "seq2seq" and "labels" not in kwargs:
             prefix = torch.tensor(self.decoder_prefix, device=batch.embeds.device)
             kwargs["decoder_input_ids"] = prefix.expand(len(batch), -1)
         inputs = self._inputs(batch, self.base)
-        if self.kind == "causal":
+        if self.family.causal:
             inputs["use_cache"] = False
         return self.base(**inputs, **kwargs)
 
@@ -283,7 +316,7 @@ class TextBackbone:
 
     def generate(self, batch: Batch, **kwargs: Any) -> Tensor:
         """The base's own `generate` on embedded rows; new tokens only, (batch, new)."""
-        if self.kind == "masked":
+        if self.kind not in ("causal", "seq2seq"):
             raise UsageError("generate", f"{type(self.base).__name__} writes no text", "a causal or seq2seq base")
         return self.base.generate(inputs_embeds=batch.embeds, attention_mask=batch.attention_mask, **kwargs)
 
@@ -302,8 +335,15 @@ class TextBackbone:
         """Turn activation checkpointing of the base on (non-reentrant) or off.
 
         The base stays in eval mode, in which its layers would skip checkpointing; so the layers alone, not what is in
-        them, are told that they train. Dropout inside them stays off.
+        them, are told that they train. Dropout stays off: modules of it inside them sleep, and rates that a layer
+        holds itself (BART) are zero for the time being.
+
+        Raises:
+            BaseModelError: a family that cannot (ALBERT).
         """
+        if on and not self.base.supports_gradient_checkpointing:
+            name = type(self.base).__name__
+            raise BaseModelError("gradient_checkpointing", f"{name} has none", fix="smaller batches, accumulated")
         if on:
             self.base.activation_checkpointing_enable({"use_reentrant": False})
         elif self.base.is_activation_checkpointing:
@@ -311,6 +351,14 @@ class TextBackbone:
         for module in self.base.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.training = on
+                for name, value in [(n, v) for n, v in vars(module).items() if "dropout" in n and type(v) is float]:
+                    if on and value:
+                        self.dropouts.append((module, name, value))
+                        setattr(module, name, 0.0)
+        if not on:
+            for module, name, value in self.dropouts:
+                setattr(module, name, value)
+            self.dropouts = []
 
     def restore(self) -> None:
         """Put every flag back as it was found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -52,6 +53,46 @@ def label_names(features: Any) -> list[str] | None:
     raise DataError(
         "features", f"{features!r}", "dataset.features, or the list of label names in the order of their ids"
     )
+
+
+def target_of(
+    value: Any, labels: Sequence[str], problem_type: str, names: Sequence[str] | None, where: str
+) -> int | list[float]:
+    """A row's label as the loss takes it: an id; for several labels or numbers, one number for each of `labels`.
+
+    Args:
+        value: the row's label. Multi-label: a list of names, or one number from 0 to 1 for each label. Regression: a
+            number, or one for each of several outputs.
+        labels: names of the target labels.
+        problem_type: a key of `losses.LOSSES`.
+        names: what integer labels stand for.
+        where: how errors name the row.
+
+    Raises:
+        DataError: unknown label, wrong width, NaN.
+    """
+    if problem_type == "single_label_classification":
+        return label_id(value, labels, names, where)
+    given = value.tolist() if hasattr(value, "tolist") else value
+    several = problem_type == "multi_label_classification" and isinstance(given, list | tuple | set | frozenset)
+    if several and all(isinstance(v, str) for v in given):
+        ids = {label_id(v, labels, None, where) for v in given}
+        return [float(i in ids) for i in range(len(labels))]
+    numbers = [given] if problem_type == "regression" and not isinstance(given, list | tuple) else given
+    expected = f"{len(labels)} number{'s' if len(labels) > 1 else ''}, for {list(labels)}"
+    if problem_type == "multi_label_classification":
+        expected += ", or a list of names"
+    if not isinstance(numbers, list | tuple) or len(numbers) != len(labels):
+        raise DataError(where, f"{value!r}", expected)
+    try:
+        made = [float(v) for v in numbers if not isinstance(v, str)]
+    except (TypeError, ValueError):
+        made = []
+    if len(made) != len(labels) or not all(map(math.isfinite, made)):
+        raise DataError(where, f"{value!r}", f"finite {expected}", "drop such rows")
+    if problem_type == "multi_label_classification" and not all(0 <= v <= 1 for v in made):
+        raise DataError(where, f"{value!r}", f"{expected}, each from 0 to 1")
+    return made
 
 
 def label_id(value: Any, labels: Sequence[str], names: Sequence[str] | None, where: str) -> int:

@@ -8,28 +8,33 @@ from typing import Any
 
 import torch
 
+from ..config import ReprogramConfig
 from ..errors import ConfigError, DataError, UsageError, did_you_mean
 from ..template import Answer, Column, Piece, Slots, Words, columns, parse, slot_count
-from .rows import LABEL_COLUMNS, as_rows, label_id, label_of
+from .rows import LABEL_COLUMNS, as_rows, label_of, target_of
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows of one program are laid out, and what their labels are."""
+    """How rows of one program are laid out, what their labels are, and which continuations are scored after them."""
 
     pieces: tuple[Piece, ...]
     labels: tuple[str, ...] | None = None
+    problem_type: str = "single_label_classification"
+    words: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass
 class LaidOut:
-    """One row before padding: token ids, slot numbers (-1 elsewhere), the answer's position, program, label id."""
+    """One row before padding: token ids, slot numbers (-1 elsewhere), the answer's position, program, label; and where
+    words of several tokens are scored, their token ids: it then becomes one row of the batch for each of them."""
 
     adapter: str | None
     ids: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
     answer: int | None = None
-    label: int | None = None
+    label: int | list[float] | None = None
+    words: tuple[tuple[int, ...], ...] | None = None
 
 
 class TextCollator:
@@ -45,7 +50,9 @@ class TextCollator:
 
     Returns of a call:
         dict of `input_ids`, `attention_mask`, `slot_index` (batch, time), `answer_index` (batch,) where the template
-        has an answer, `labels` (batch,) where the rows have them, `adapter_names` where rows name a program.
+        has an answer, `labels` (batch,) or (batch, outputs) where the rows have them, `adapter_names` where rows name
+        a program. Where words of several tokens are scored, each row stands there once for every word, with
+        `answer_index` and `answer_ids` (batch, tokens); `labels` stay one per row.
     """
 
     def __init__(
@@ -98,15 +105,20 @@ class TextCollator:
         return made
 
     def pad_left(self) -> None:
-        """Pad on the left from now on: what generation needs (N32)."""
+        """Pad on the left from now on, and score no words: what generation needs (N32)."""
         if self.facts.answer == "last":
             self.facts = replace(self.facts, padding_side="left")
+        self.layouts = {name: replace(layout, words=None) for name, layout in self.layouts.items()}
 
     def stack(self, made: Sequence[LaidOut]) -> dict[str, Any]:
         """Laid out rows as one padded batch."""
-        batch = self._pad(made)
+        rows = [row for m in made for row in self._expand(m)]
+        batch = self._pad([row for row, _ in rows])
+        words = [word for _, word in rows]
+        if any(words):
+            batch |= self._answers(batch, words)
         if any(m.adapter for m in made):
-            batch["adapter_names"] = [m.adapter or self.active for m in made]
+            batch["adapter_names"] = [row.adapter or self.active for row, _ in rows]
         labelled = [m.label is not None for m in made]
         if any(labelled):
             if not all(labelled):
@@ -118,17 +130,40 @@ class TextCollator:
             batch["labels"] = torch.tensor([m.label for m in made])
         return batch
 
-    def _label(self, label: Any, layout: Layout, where: str) -> int:
+    def _expand(self, row: LaidOut) -> list[tuple[LaidOut, tuple[int, ...] | None]]:
+        """The rows that a row becomes, each with the word that is scored there: the model reads all of a word but its
+        last token, the decoder of a seq2seq model by itself."""
+        if row.words is None:
+            return [(row, None)]
+        if self.facts.answer == "decoder":
+            return [(row, word) for word in row.words]
+        return [
+            (replace(row, ids=[*row.ids, *word[:-1]], slots=[*row.slots, *[-1] * (len(word) - 1)]), word)
+            for word in row.words
+        ]
+
+    @staticmethod
+    def _answers(batch: Mapping[str, Any], words: Sequence[tuple[int, ...] | None]) -> dict[str, Any]:
+        """`answer_index` and `answer_ids`, (batch, tokens), -1 after a word's end; a row without a word keeps its one
+        position."""
+        longest = max(len(word or ()) for word in words)
+        ids = torch.tensor([[*(w or ()), *[-1] * (longest - len(w or ()))] for w in words])  # (batch, tokens)
+        index = batch["answer_index"].unsqueeze(1) + torch.arange(longest)
+        keep = ids >= 0
+        keep[:, 0] = True
+        return {"answer_index": index.where(keep, -1), "answer_ids": ids}
+
+    def _label(self, label: Any, layout: Layout, where: str) -> int | list[float]:
         if layout.labels is None:
             raise DataError(
                 where, f"{label!r}, and the program has no labels", fix="give ReprogramConfig(labels=[...])"
             )
-        return label_id(label, layout.labels, self.names, where)
+        return target_of(label, layout.labels, layout.problem_type, self.names, where)
 
     def _one(self, row: Mapping[str, Any], layout: Layout, where: str) -> LaidOut:
         parts = {i: self._column(row, p, layout, where) for i, p in enumerate(layout.pieces) if isinstance(p, Column)}
         self._cut(parts, layout)
-        out = LaidOut(None)
+        out = LaidOut(None, words=None if self.disabled else layout.words)
         self._add(out, self.prefix)
         for i, piece in enumerate(layout.pieces):
             if isinstance(piece, Slots):
@@ -214,7 +249,8 @@ class TextCollator:
         words = sum(len(self.words[p.text]) for p in layout.pieces if isinstance(p, Words))
         answer = any(isinstance(p, Answer) for p in layout.pieces) and self.facts.answer == "mask"
         slots = 0 if self.disabled else slot_count(layout.pieces)
-        return len(self.prefix) + len(self.suffix) + words + slots + answer
+        after = max(map(len, layout.words)) - 1 if layout.words and self.facts.answer == "last" else 0
+        return len(self.prefix) + len(self.suffix) + words + slots + answer + after
 
     def _check_room(self, name: str, layout: Layout) -> None:
         fixed = self._fixed(layout)
@@ -245,9 +281,15 @@ class TextCollator:
         return batch
 
 
-def layout_of(template: str, labels: Sequence[str] | None) -> Layout:
-    """The layout of a program from its template and its labels."""
-    return Layout(parse(template), tuple(labels) if labels is not None else None)
+def layout_of(config: ReprogramConfig) -> Layout:
+    """The layout of a program from its config, resolved."""
+    words = config.mapping.continuations()
+    return Layout(
+        parse(config.layout() or "{text}"),
+        tuple(config.labels) if config.labels is not None else None,
+        config.problem_type,
+        tuple(map(tuple, words)) if words is not None else None,
+    )
 
 
 def harmless_id(tokenizer: Any) -> int:

@@ -24,12 +24,35 @@ class MappingOptions(Options):
         """Target labels that the options name, in order; None where they name none."""
         return None
 
+    def reads(self) -> tuple[str, ...]:
+        """Kinds of Reading by which the mapping can be had with these options; the base must give one of them."""
+        return ("rows",)
+
+    def continuations(self) -> list[list[int]] | None:
+        """Token ids of every label word, where words of several tokens are scored; None where one position is read."""
+        return None
+
     def label_words(self) -> dict[str, dict[str, Any]]:
         """By label, the words that stand for it with their token ids; empty where labels have no words."""
         return {}
 
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
         """Fill in what needs a tokenizer (words to token ids), once, so that loading needs none."""
+
+    def suits(self, gives: frozenset[str], base: str) -> None:
+        """Raise a ConfigError where a base gives nothing that the mapping reads.
+
+        Args:
+            gives: kinds of Reading that the base can answer.
+            base: its class.
+        """
+        if not gives & set(self.reads()):
+            raise ConfigError(
+                "ReprogramConfig.mapping",
+                f"{self.type!r} reads {' or '.join(self.reads())}, and a {base} gives {', '.join(sorted(gives))}",
+                "a mapping that reads one of these",
+                "linear with on='state' reads any model, labels reads a classifier, verbalizer a language model",
+            )
 
 
 class Mapping(nn.Module):
@@ -55,6 +78,9 @@ class Mapping(nn.Module):
     def __init__(self, options: MappingOptions, backbone: Any, labels: list[str] | None, problem_type: str) -> None:
         super().__init__()
         self.options, self.labels, self.problem_type = options, labels, problem_type
+        self.rows_per_example = 1  # laid out rows that make one row of the user's: one per word for continuations
+        self.class_weight: Tensor | None
+        self.register_buffer("class_weight", None, persistent=False)  # from the config, so not saved
         if self.estimated != "never":
             # Saved with the rest: a loaded map knows whether it was ever fitted.
             self.register_buffer("fitted", torch.zeros(1, dtype=torch.uint8))
@@ -76,6 +102,10 @@ class Mapping(nn.Module):
         """What to read from the base."""
         raise NotImplementedError
 
+    def fit_reading(self) -> Reading:
+        """What `fit` reads, where that is more than what a fitted map reads."""
+        return self.reading()
+
     def calibration_rows(self) -> list[str] | None:
         """Texts of the mapping's own that `fit` needs no user rows for; None where it needs the user's rows."""
         return None
@@ -89,9 +119,14 @@ class Mapping(nn.Module):
         """Target logits (batch, classes) from a readout."""
         raise NotImplementedError
 
+    def weigh(self, class_weight: dict[str, float] | None) -> None:
+        """Factors of the loss by label."""
+        if class_weight is not None:
+            self.class_weight = torch.tensor([float(class_weight[label]) for label in self.labels])
+
     def loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
         """The loss of the problem type, a scalar."""
-        return LOSSES[self.problem_type](logits, labels, num_items)
+        return LOSSES[self.problem_type](logits, labels, num_items, self.class_weight)
 
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
         """Estimate the map from the readouts (rows, K) of all rows and their labels (rows,)."""
@@ -102,23 +137,37 @@ class Mapping(nn.Module):
         return {}
 
 
-def one_token(tokenizer: Any, word: str, where: str) -> int:
-    """The token id of a label word; a word of several tokens cannot be read at one position.
+def word_tokens(tokenizer: Any, word: str, where: str) -> list[int]:
+    """The token ids of a label word.
 
     Raises:
-        ConfigError: several tokens, or unknown to the tokenizer; names them, and the spelling that would do.
+        ConfigError: no tokenizer, or a token that it does not know; says what would do.
     """
     if tokenizer is None:
         raise ConfigError(where, f"{word!r} without a tokenizer", fix="pass processing_class=tokenizer")
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
-    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+    if not ids or tokenizer.unk_token_id in ids:
+        raise ConfigError(where, f"{word!r} is unknown to the tokenizer", "known tokens", _spelling(tokenizer, word))
+    return ids
+
+
+def one_token(tokenizer: Any, word: str, where: str) -> int:
+    """The token id of a label word that is read at one position.
+
+    Raises:
+        ConfigError: several tokens, or unknown to the tokenizer; names them, and the spelling that would do.
+    """
+    ids = word_tokens(tokenizer, word, where)
+    if len(ids) == 1:
         return ids[0]
     several = f"{word!r} is {len(ids)} tokens {tokenizer.convert_ids_to_tokens(ids)}"
+    raise ConfigError(where, several, "one known token", _spelling(tokenizer, word))
+
+
+def _spelling(tokenizer: Any, word: str) -> str:
+    """What to try in the place of a word that will not do."""
     other = word[1:] if word.startswith(" ") else " " + word
     twin = tokenizer(other, add_special_tokens=False)["input_ids"]
-    fix = (
+    return (
         f"{other!r} is one token" if len(twin) == 1 and twin[0] != tokenizer.unk_token_id else "choose a commoner word"
-    )
-    raise ConfigError(
-        where, several if len(ids) != 1 else f"{word!r} is unknown to the tokenizer", "one known token", fix
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,8 +28,9 @@ class LinearConfig(MappingOptions):
     type: str = field(default="linear", init=False)
     on: str = option(
         "state",
-        "What is mapped: state (a hidden vector), rows (logits of `words`), source (logits of the whole vocabulary).",
-        choices=("state", "rows", "source"),
+        "What is mapped: state (a hidden vector), rows (logits of `words`), source (logits of the whole vocabulary), "
+        "classes (logits of the base's own classes).",
+        choices=("state", "rows", "source", "classes"),
     )
     pool: str = option(
         "answer", "Which state: answer slot, mean over the text, or first token.", choices=("answer", "mean", "first")
@@ -48,6 +50,9 @@ class LinearConfig(MappingOptions):
         if self.start == "ridge" and self.solver != "gradient":
             raise ConfigError("LinearConfig.start", f"'ridge' with solver={self.solver!r}", "solver='gradient'")
 
+    def reads(self) -> tuple[str, ...]:
+        return ({"rows": "rows", "source": "rows"}.get(self.on, self.on),)
+
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
         if labels is None:
             raise ConfigError(
@@ -64,8 +69,9 @@ class LinearConfig(MappingOptions):
 class Linear(Mapping):
     """logits = matrix @ z + bias, where z (batch, K) are label-row logits, source logits, or a hidden state.
 
-    - `ridge` (default): least squares on one-hot labels in closed form, the penalty chosen by exact leave-one-out
-      error on the grid 10^j tr(Z'Z) / min(N, K), j = -4 ... 3, Z centred (scikit-learn's RidgeCV, float64).
+    - `ridge` (default): least squares on one-hot labels (on -1 and 1 for several labels to a row, on the numbers
+      themselves for regression) in closed form, the penalty chosen by exact leave-one-out error on the grid
+      10^j tr(Z'Z) / min(N, K), j = -4 ... 3, Z centred (scikit-learn's RidgeCV, float64).
     - `logistic`: L2 logistic regression on standardised features; the standardisation is folded into the map.
     - `gradient`: trained with the program, from small random numbers or from the ridge solution.
 
@@ -83,7 +89,14 @@ class Linear(Mapping):
         super().__init__(options, backbone, labels, problem_type)
         if options.ids and (max(options.ids) >= backbone.head.size or min(options.ids) < 0):
             raise ConfigError("LinearConfig.ids", f"{options.ids!r}", f"token ids below {backbone.head.size}")
-        size = {"state": backbone.state_width, "rows": len(options.words), "source": backbone.head.size}[options.on]
+        if options.solver == "logistic" and problem_type != "single_label_classification":
+            raise ConfigError("LinearConfig.solver", f"'logistic' for {problem_type}", "'ridge' or 'gradient'")
+        size = {
+            "state": lambda: backbone.state_width,
+            "rows": lambda: len(options.words),
+            "source": lambda: backbone.head.size,
+            "classes": lambda: backbone.classes,
+        }[options.on]()
         matrix, bias = torch.zeros(len(labels), size), torch.zeros(len(labels))
         if options.solver == "gradient":
             self.matrix, self.bias = nn.Parameter(matrix), nn.Parameter(bias)
@@ -109,6 +122,8 @@ class Linear(Mapping):
     def reading(self) -> Reading:
         if self.options.on == "state":
             return Reading("state", pool=self.options.pool)
+        if self.options.on == "classes":
+            return Reading("classes")
         return Reading("rows", ids=tuple(self.options.ids) if self.options.on == "rows" else None)
 
     def forward(self, readout: Readout) -> Tensor:
@@ -117,17 +132,22 @@ class Linear(Mapping):
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
         z, y = values.detach().double().cpu().numpy(), labels.cpu().numpy()
-        missing = [name for i, name in enumerate(self.labels) if i not in set(y.tolist())]
-        if missing:
-            raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
-        matrix, bias = (
-            logistic(z, y, self.options.inverse_penalty)
-            if self.options.solver == "logistic"
-            else ridge(z, y, len(self.labels))
-        )[:2]
+        if self.options.solver == "logistic":
+            matrix, bias = logistic(z, self._complete(y), self.options.inverse_penalty)
+        elif self.problem_type == "single_label_classification":
+            matrix, bias, *_ = ridge(z, np.eye(len(self.labels))[self._complete(y)])
+        else:  # labels 0 and 1 become -1 and 1, so that a score above zero means yes
+            matrix, bias, *_ = ridge(z, y * 2.0 - 1 if self.problem_type == "multi_label_classification" else y)
         self.matrix.copy_(torch.from_numpy(matrix))
         self.bias.copy_(torch.from_numpy(bias))
         self.fitted.fill_(1)
+
+    def _complete(self, y: np.ndarray) -> np.ndarray:
+        """The label ids, every label among them."""
+        missing = [name for i, name in enumerate(self.labels) if i not in set(y.tolist())]
+        if missing:
+            raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
+        return y
 
     def explain(self) -> dict[str, Any]:
         norms = self.matrix.detach().norm(dim=1).tolist()
@@ -138,20 +158,20 @@ class Linear(Mapping):
         }
 
 
-def ridge(z: Any, y: Any, classes: int, penalties: list[float] | None = None) -> tuple[Any, Any, float, float]:
-    """Ridge on one-hot labels, the penalty with the least leave-one-out error.
+def ridge(
+    z: np.ndarray, target: np.ndarray, penalties: list[float] | None = None
+) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Ridge regression with the penalty of the least leave-one-out error.
 
     Args:
-        z: (rows, K) float64 features.  y: (rows,) label ids.  classes: number of labels.
+        z: (rows, K) float64 features.  target: (rows, outputs) numbers; one-hot labels for classes.
         penalties: the grid; None is 10^j tr(Z'Z) / min(rows, K), j = -4 ... 3, Z centred.
 
     Returns:
-        matrix (classes, K), bias (classes,), the penalty, its leave-one-out mean squared error.
+        matrix (outputs, K), bias (outputs,), the penalty, its leave-one-out mean squared error.
     """
-    import numpy as np
     from sklearn.linear_model import RidgeCV
 
-    target = np.eye(classes)[y]
     if penalties is None:
         scale = float(np.square(z - z.mean(0)).sum()) / min(z.shape)
         # With two rows or fewer, leaving one out leaves nothing to fit: the middle of the grid.
@@ -160,9 +180,8 @@ def ridge(z: Any, y: Any, classes: int, penalties: list[float] | None = None) ->
     return np.atleast_2d(found.coef_), np.atleast_1d(found.intercept_), float(found.alpha_), -float(found.best_score_)
 
 
-def logistic(z: Any, y: Any, inverse_penalty: float) -> tuple[Any, Any]:
+def logistic(z: np.ndarray, y: np.ndarray, inverse_penalty: float) -> tuple[np.ndarray, np.ndarray]:
     """L2 logistic regression on standardised features, as a map of the raw ones: (classes, K) and (classes,)."""
-    import numpy as np
     from sklearn.linear_model import LogisticRegression
 
     mean, spread = z.mean(0), z.std(0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..batch import Reading, Readout
 from ..errors import ConfigError
 from ..registry import option
-from .base import Mapping, MappingOptions, one_token
+from .base import Mapping, MappingOptions, word_tokens
 
 
 @dataclass
@@ -38,7 +38,15 @@ class VerbalizerConfig(MappingOptions):
         choices=("contextual", "domain", "batch"),
     )
     calibration_texts: list[str] = option(["N/A"], "Texts of contextual and domain calibration.")
-    ids: dict[str, list[int]] | None = option(None, "Filled in: token id of each word.")
+    length: str = option(
+        "sum",
+        "Score of a word of several tokens: sum of its tokens' log-probabilities (the word's own), or their mean.",
+        choices=("sum", "mean"),
+    )
+    ids: dict[str, list[int]] | None = option(None, "Filled in: token id of each word, where all have one token.")
+    tokens: dict[str, list[list[int]]] | None = option(
+        None, "Filled in: token ids of each word, where some have more."
+    )
 
     def validate(self) -> None:
         super().validate()
@@ -70,26 +78,61 @@ class VerbalizerConfig(MappingOptions):
     def labels(self) -> list[str] | None:
         return list(self.words)
 
+    def reads(self) -> tuple[str, ...]:
+        return ("sequence",) if self.tokens else ("rows",)
+
+    def suits(self, gives: frozenset[str], base: str) -> None:
+        if self.tokens and "rows" in gives and "sequence" not in gives:
+            label, word = next(
+                (k, w) for k in self.words for w, t in zip(self.words[k], self.tokens[k], strict=True) if t[1:]
+            )
+            raise ConfigError(
+                f"VerbalizerConfig.words[{label!r}]",
+                f"{word!r} is {len(self.tokens[label][self.words[label].index(word)])} tokens, "
+                f"and a {base} answers at one position",
+                "one known token",
+                "choose a commoner word, and mind the space before it",
+            )
+        super().suits(gives, base)
+
+    def continuations(self) -> list[list[int]] | None:
+        return None if self.tokens is None else [ids for words in self.tokens.values() for ids in words]
+
     def label_words(self) -> dict[str, dict[str, Any]]:
-        return {label: dict(zip(words, self.ids[label], strict=True)) for label, words in self.words.items()}
+        ids = self.tokens or self.ids
+        return {label: dict(zip(words, ids[label], strict=True)) for label, words in self.words.items()}
 
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
-        if tokenizer is not None or self.ids is None:  # ids of another tokenizer mean other words
-            self.ids = {
-                label: [one_token(tokenizer, w, f"VerbalizerConfig.words[{label!r}]") for w in self.words[label]]
-                for label in labels
-            }
-        counts = {label: len(self.words[label]) for label in labels}
-        if {label: len(ids) for label, ids in self.ids.items()} != counts:
-            raise ConfigError("VerbalizerConfig.ids", f"{self.ids!r}", "one token id for each of the words")
-        owner: dict[int, str] = {}
-        for label, ids in self.ids.items():
-            for word, token in zip(self.words[label], ids, strict=True):
-                if owner.setdefault(token, label) != label:
+        if tokenizer is not None or (self.ids is None and self.tokens is None):
+            # Ids of another tokenizer mean other words.
+            self.ids, self.tokens = None, self._tokenise(tokenizer, labels)
+            if all(len(t) == 1 for words in self.tokens.values() for t in words):
+                self.ids = {label: [t[0] for t in words] for label, words in self.tokens.items()}
+                self.tokens = None
+        found = self.tokens or {label: [[i] for i in ids] for label, ids in self.ids.items()}
+        if {label: len(words) for label, words in found.items()} != {k: len(self.words[k]) for k in labels}:
+            raise ConfigError("VerbalizerConfig.ids", f"{found!r}", "the tokens of each of the words")
+        self._check_distinct(found)
+        if self.tokens and self.rows == "trained":
+            raise ConfigError(
+                "VerbalizerConfig.rows", "'trained', and some words are of several tokens", "words of one token"
+            )
+
+    def _tokenise(self, tokenizer: Any, labels: list[str]) -> dict[str, list[list[int]]]:
+        return {
+            label: [word_tokens(tokenizer, w, f"VerbalizerConfig.words[{label!r}]") for w in self.words[label]]
+            for label in labels
+        }
+
+    def _check_distinct(self, found: dict[str, list[list[int]]]) -> None:
+        owner: dict[tuple[int, ...], str] = {}
+        for label, words in found.items():
+            for word, ids in zip(self.words[label], words, strict=True):
+                if owner.setdefault(tuple(ids), label) != label:
                     raise ConfigError(
                         f"VerbalizerConfig.words[{label!r}]",
-                        f"{word!r} is token {token}, which class {owner[token]!r} has too",
-                        "words whose first tokens differ between classes",
+                        f"{word!r} is token {', '.join(map(str, ids))}, which class {owner[tuple(ids)]!r} has too",
+                        "words whose tokens differ between classes",
                     )
 
 
@@ -100,11 +143,16 @@ class Verbalizer(Mapping):
     takes the best word. With `rows="trained"` logit_w = h . v_w + b_w on the state h after the head's transform, and
     v, b start at the base's label rows (WARP's soft verbalizer).
 
+    Where a word has several tokens t_1 ... t_m, logit_w of every word is its exact log-probability, the sum over j of
+    log p(t_j | row, t_1 ... t_(j-1)) (`length="mean"` divides by m): the row is laid out once per word and costs as
+    many passes. Masked models answer at one position and refuse such words.
+
     Calibration is one mechanism, offset_c = log of the mean over some rows of softmax(score)_c: content-free texts
     give contextual calibration (2102.09690), a domain text gives domain-conditional PMI (2104.08315) up to a constant
     per row, unlabelled rows give batch calibration (2309.17249).
 
-    Shapes: readout (batch, words) or (batch, head dim); logits (batch, classes).
+    Shapes: readout (batch, words), (batch, head dim), or (batch * words, tokens) for words of several tokens; logits
+    (batch, classes).
 
     Papers: WARP (2101.00121); the three above.
     """
@@ -116,13 +164,18 @@ class Verbalizer(Mapping):
 
     def __init__(self, options: VerbalizerConfig, backbone: Any, labels: list[str], problem_type: str) -> None:
         super().__init__(options, backbone, labels, problem_type)
-        self.ids = tuple(i for label in labels for i in options.ids[label])
-        self.sizes = [len(options.ids[label]) for label in labels]
-        if max(self.ids) >= backbone.head.size or min(self.ids) < 0:
+        self.sizes = [len(options.words[label]) for label in labels]
+        self.ids: tuple[int, ...] = ()
+        if options.tokens:
+            words = [ids for label in labels for ids in options.tokens[label]]
+            self.rows_per_example = len(words)
+            self.register_buffer("lengths", torch.tensor([float(len(w)) for w in words]), persistent=False)
+            used = [i for word in words for i in word]
+        else:
+            used = self.ids = tuple(i for label in labels for i in options.ids[label])
+        if max(used) >= backbone.head.size or min(used) < 0:
             raise ConfigError(
-                "VerbalizerConfig.ids",
-                f"{max(self.ids)}",
-                f"token ids below {backbone.head.size}, the base's vocabulary",
+                "VerbalizerConfig.ids", f"{max(used)}", f"token ids below {backbone.head.size}, the base's vocabulary"
             )
         if options.calibration:
             self.register_buffer("offset", torch.zeros(len(labels)))
@@ -143,6 +196,8 @@ class Verbalizer(Mapping):
                 self.bias.copy_(bias)
 
     def reading(self) -> Reading:
+        if self.options.tokens:
+            return Reading("sequence")
         if self.options.rows == "trained":
             return Reading("state", pool="head")
         return Reading("rows", ids=self.ids)
@@ -151,6 +206,11 @@ class Verbalizer(Mapping):
         return None if self.options.calibration == "batch" else self.options.calibration_texts
 
     def _scores(self, values: Tensor) -> Tensor:
+        if self.options.tokens:
+            # (batch * words, tokens), or (batch, words * tokens) as `fit` gets it; a word's missing tokens are 0.
+            values = values.reshape(-1, self.rows_per_example, max(map(len, self.options.continuations())))
+            values = values.sum(-1)  # (batch, words)
+            values = values / self.lengths if self.options.length == "mean" else values
         if self.options.rows == "trained":
             values = nn.functional.linear(values.float(), self.vectors, self.bias)  # (batch, words)
         groups = values.float().split(self.sizes, dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,14 @@ would look the same. Expected a column such as {text}
         choices=("auto", "words", "vocab", "mask", "normal"),
     )
     init_text: str | list[str] | None = option(None, "Text to start from: one, or one per group of slots.")
+    parametrisation: str = option(
+        "free",
+        "What is trained: free vectors p; residual p + MLP(p), one small network for all slots; low_rank A B. Both "
+        "fold to free vectors.",
+        choices=("free", "residual", "low_rank"),
+    )
+    bottleneck: int = option(64, "Hidden size of the residual network.", low=1, high=65536)
+    rank: int = option(4, "Rank of the low-rank form.", low=1, high=4096)
 
     def validate(self) -> None:
         super().validate()
@@ -77,26 +86,63 @@ class Prompt(SlotProgram):
     """Every slot s of the template is a free vector p_s that replaces the embedding at its position:
     x_t = p_slot(t) where t is a slot, else E[id_t].
 
-    Parameters: `slots` (slots, width) float32 in multiples of the base's embedding RMS.
+    Parameters, float32 in multiples of the base's embedding RMS:
+    - `free`: `slots` (slots, width).
+    - `residual`: p' = p + W2 relu(W1 p + b1) + b2 with `slots` p, one bottleneck network for all slots (2305.03937).
+    - `low_rank`: p = A B with `left` A (slots, rank) and `right` B (rank, width), started at the best approximation
+      of that rank of the free start (2310.10094).
 
-    Papers: WARP (2101.00121), prompt tuning (2104.08691).
+    Papers: WARP (2101.00121), prompt tuning (2104.08691); the two above.
     """
 
     Options = PromptConfig
     learning_rate = 0.07
-    paper = "2101.00121, 2104.08691"
+    paper = "2101.00121, 2104.08691, 2305.03937, 2310.10094"
     example = {"template": "{prompt:3} {text} {prompt:2} it was{answer}"}
 
     def __init__(self, options: PromptConfig, backbone: Any, scale: float) -> None:
         super().__init__(options, backbone, scale)
-        self.slots = nn.Parameter(torch.zeros(options.slots, backbone.width))
+        count, width = options.slots, backbone.width
+        if options.parametrisation == "low_rank":
+            if options.rank >= min(count, width):
+                raise ConfigError(
+                    "PromptConfig.rank",
+                    f"{options.rank} for {count} slots of width {width}",
+                    f"less than {min(count, width)}",
+                    "parametrisation='free'",
+                )
+            self.left = nn.Parameter(torch.zeros(count, options.rank))
+            self.right = nn.Parameter(torch.zeros(options.rank, width))
+            return
+        self.slots = nn.Parameter(torch.zeros(count, width))
+        if options.parametrisation == "residual":
+            # No parameter of a bank is called `weight`: sharding would make it a unit of its own (N2).
+            self.inner = nn.Parameter(torch.zeros(options.bottleneck, width))
+            self.inner_bias = nn.Parameter(torch.zeros(options.bottleneck))
+            self.outer = nn.Parameter(torch.zeros(width, options.bottleneck))
+            self.outer_bias = nn.Parameter(torch.zeros(width))
+
+    def units(self) -> Tensor:
+        """(slots, width) in multiples of the base's embedding RMS, whatever is trained."""
+        if self.options.parametrisation == "low_rank":
+            return self.left @ self.right
+        if self.options.parametrisation == "free":
+            return self.slots
+        hidden = nn.functional.linear(self.slots, self.inner, self.inner_bias).relu()  # (slots, bottleneck)
+        return self.slots + nn.functional.linear(hidden, self.outer, self.outer_bias)
 
     def vectors(self) -> Tensor:
-        return self.slots * self.scale
+        return self.units() * self.scale
+
+    def fold(self) -> tuple[PromptConfig, dict[str, Tensor]]:
+        defaults = {f.name: f.default for f in dataclasses.fields(PromptConfig)}
+        names = ("parametrisation", "bottleneck", "rank")
+        plain = dataclasses.replace(self.options, **{name: defaults[name] for name in names})
+        return plain, {"slots": self.units().detach().clone()}
 
     @torch.no_grad()
     def initialise(self, backbone: Any, generator: torch.Generator, tokenizer: Any = None) -> None:
-        count, init = len(self.slots), self.options.init
+        count, init = self.options.slots, self.options.init
         if init == "auto":
             init = "words" if self.options.init_text is not None else "vocab"
         if init == "normal":
@@ -117,11 +163,26 @@ class Prompt(SlotProgram):
                 what = f"{self.options.init_text!r} has token {max(ids)}, outside the base's vocabulary"
                 raise ConfigError("PromptConfig.init_text", what, f"ids below {backbone.vocab_size}")
             start = backbone.vectors(ids)
-        self.slots.copy_(start.to(self.slots) / self.scale)
+        self._begin(start / self.scale, generator)
+
+    def _begin(self, start: Tensor, generator: torch.Generator) -> None:
+        """Parameters from the (slots, width) vectors that they should begin at."""
+        if self.options.parametrisation == "low_rank":
+            u, s, v = torch.linalg.svd(start.cpu(), full_matrices=False)
+            root = s[: self.options.rank].sqrt()
+            self.left.copy_(u[:, : len(root)] * root)
+            self.right.copy_(root.unsqueeze(1) * v[: len(root)])
+            return
+        self.slots.copy_(start)
+        if self.options.parametrisation == "residual":
+            # Small, so that it starts near the vectors themselves; not zero, or no gradient would pass it.
+            for matrix in (self.inner, self.outer):
+                noise = torch.randn(matrix.shape, generator=generator)
+                matrix.copy_(noise * 0.1 * matrix.shape[1] ** -0.5)
 
     def _normal(self, backbone: Any, generator: torch.Generator) -> Tensor:
         sample = backbone.vectors(range(0, backbone.vocab_size, max(backbone.vocab_size // 4096, 1)))
-        noise = torch.randn(self.slots.shape, generator=generator).to(sample)
+        noise = torch.randn(self.options.slots, sample.shape[1], generator=generator).to(sample)
         return sample.mean(0) + noise * sample.std(0)
 
     def _mask_id(self, tokenizer: Any) -> int:
@@ -139,7 +200,7 @@ class Prompt(SlotProgram):
             )
         groups, text = slot_groups(parse(self.options.template)), self.options.init_text
         texts = [text] if isinstance(text, str) else text
-        counts = [g.count for g in groups] if len(texts) > 1 or len(groups) == 1 else [len(self.slots)]
+        counts = [g.count for g in groups] if len(texts) > 1 or len(groups) == 1 else [self.options.slots]
         ids = []
         for words, count in zip(texts, counts, strict=True):
             tokens = tokenizer(words, add_special_tokens=False)["input_ids"]

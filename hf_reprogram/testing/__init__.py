@@ -10,51 +10,116 @@ Each check is a plain function of a config and a family; a failure names the met
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from ..backbone.kinds import KINDS, kind_of
 from ..config import ReprogramConfig
+from ..errors import ConfigError
 from ..registry import method_class
-from .checks import CHECKS, VERBALIZER
+from .checks import CHECKS
 from .helpers import LABELS, ROWS, build, flags, logits_of, state_hash
-from .models import FAMILIES, tiny
+from .models import FAMILIES, LANGUAGE_MODELS, tiny
 
 
 __all__ = [
-    "CHECKS", "FAMILIES", "LABELS", "ROWS", "build", "check_mapping", "check_program", "flags", "logits_of",
-    "mapping_config", "program_config", "state_hash", "tiny",
+    "CHECKS", "FAMILIES", "LABELS", "LANGUAGE_MODELS", "ROWS", "build", "check_mapping", "check_program", "config_of",
+    "flags", "logits_of", "mapping_config", "pair_config", "program_config", "refused", "state_hash", "suits", "tiny",
 ]  # fmt: skip
 
 _PROMPT = {"type": "prompt", "template": "{prompt:3} {text} {prompt:2} it was{answer}"}
+# By what a base gives: a mapping that every program can be checked with.
+_MAPPINGS: dict[str, dict[str, Any]] = {
+    "rows": {"type": "verbalizer", "words": {"negative": [" bad", " poor"], "positive": [" good"]}},
+    "classes": {"type": "linear", "on": "classes", "solver": "gradient"},
+    "state": {"type": "linear", "on": "state", "pool": "mean", "solver": "gradient"},
+}
 
 
-def program_config(name: str) -> ReprogramConfig:
-    """The config by which a program is checked: its own example, with a verbalizer."""
-    options = method_class("program", name).Options(**method_class("program", name).example)
-    return ReprogramConfig(program=options, mapping=VERBALIZER)
+def program_config(name: str, family: str = "llama") -> ReprogramConfig:
+    """The config by which a program is checked: its own example, with a mapping that the family can be read by."""
+    mapping = next(m for kind, m in _MAPPINGS.items() if kind in _gives(family))
+    return ReprogramConfig(
+        program=_placed({"type": name, **method_class("program", name).example}, family),
+        mapping=mapping,
+        labels=LABELS,
+    )
 
 
-def mapping_config(name: str) -> ReprogramConfig:
+def mapping_config(name: str, family: str = "llama") -> ReprogramConfig:
     """The config by which a mapping is checked: its own example, with a prompt."""
     options = method_class("mapping", name).Options(**method_class("mapping", name).example)
-    return ReprogramConfig(program=_PROMPT, mapping=options, labels=LABELS)
+    # Who gives out the base's own output has no labels of the user's.
+    labels = None if "base" in options.reads() else LABELS
+    return ReprogramConfig(program=_placed(_PROMPT, family), mapping=options, labels=labels)
 
 
-def check_program(name: str) -> None:
-    """Run every check on a registered program, on every family.
+def pair_config(program: str, mapping: str, family: str) -> ReprogramConfig:
+    """The config by which a program and a mapping are checked together: both by their own examples."""
+    reads = mapping_config(mapping, family)
+    return ReprogramConfig(program=program_config(program, family).program, mapping=reads.mapping, labels=reads.labels)
+
+
+def config_of(kind: str, name: str, family: str) -> ReprogramConfig:
+    """The config by which a method is checked on a family."""
+    return (program_config if kind == "program" else mapping_config)(name, family)
+
+
+def suits(config: ReprogramConfig, family: str) -> bool:
+    """Whether a family's base gives anything that the config's mapping reads."""
+    return bool(_gives(family) & set(config.mapping.reads()))
+
+
+@cache
+def _gives(family: str) -> frozenset[str]:
+    return KINDS[kind_of(tiny(family)[0])].gives
+
+
+def _placed(program: dict[str, Any], family: str) -> dict[str, Any]:
+    """A program's options for a family: without an answer slot where its bases have none to answer at."""
+    if "rows" in _gives(family) or "template" not in program:
+        return program
+    return {**program, "template": program["template"].replace("{answer}", "")}
+
+
+def refused(config: ReprogramConfig, family: str) -> None:
+    """A base that gives nothing that the mapping reads is refused in our words, and left as it was."""
+    base, tokenizer = tiny(family)
+    found = flags(base)
+    try:
+        build(config, family)
+    except ConfigError as error:
+        assert type(base).__name__ in str(error), f"the error does not name the base: {error}"
+        assert flags(base) == found, "the refused base was changed"
+    else:
+        raise AssertionError("a mapping that cannot be read was not refused")
+
+
+def check_program(name: str, families: Iterable[str] = FAMILIES) -> None:
+    """Run every check on a registered program.
+
+    Args:
+        name: of the program.
+        families: of tiny bases; all by default.
 
     Raises:
         AssertionError: names the program, the family, the check, and the number seen.
     """
-    _check("program", name, program_config(name))
+    _check("program", name, families)
 
 
-def check_mapping(name: str) -> None:
-    """Run every check on a registered mapping, on every family."""
-    _check("mapping", name, mapping_config(name))
+def check_mapping(name: str, families: Iterable[str] = FAMILIES) -> None:
+    """Run every check on a registered mapping, on families that give what it reads; the others must refuse it."""
+    _check("mapping", name, families)
 
 
-def _check(kind: str, name: str, config: ReprogramConfig) -> None:
+def _check(kind: str, name: str, families: Iterable[str]) -> None:
     excused = method_class(kind, name).xfail
-    for family in FAMILIES:
-        for check, function in CHECKS.items():
+    for family in families:
+        config = config_of(kind, name, family)
+        checks = CHECKS if suits(config, family) else {"refused": refused}
+        for check, function in checks.items():
             if check in excused:
                 continue
             try:

@@ -6,8 +6,10 @@ import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..artefact import CONFIG_FILE, WEIGHTS_FILE
 from ..auto import AutoReprogramModel
@@ -15,11 +17,8 @@ from ..batch import Reading
 from ..config import ReprogramConfig
 from ..model import get_reprogram_model
 from ..registry import method_class
-from .helpers import ROWS, build, close, fit, flags, logits_of, loss_of, pad_more, state_hash, train_step
+from .helpers import ROWS, build, close, fit, flags, logits_of, loss_of, outputs, pad_more, state_hash, train_step
 from .models import tiny
-
-
-VERBALIZER = {"type": "verbalizer", "words": {"negative": [" bad", " poor"], "positive": [" good"]}}
 
 
 def base_is_untouched(config: ReprogramConfig, family: str) -> None:
@@ -61,19 +60,28 @@ def disabled_is_the_base(config: ReprogramConfig, family: str) -> None:
     model = build(config, family)
     with model.disable_adapter(), torch.no_grad():
         columns = model.collator(disabled=True)([{**row, "label": None} for row in ROWS])
-        ours = model(**columns).logits
-    base, ids, mask = model.backbone.base, columns["input_ids"], columns["attention_mask"]
-    prefix = torch.tensor(model.backbone.decoder_prefix).expand(len(ids), -1)
-    extra = {"decoder_input_ids": prefix} if model.backbone.kind == "seq2seq" else {}
-    with torch.no_grad():
-        own = base(input_ids=ids, attention_mask=mask, **extra).logits
-    real = torch.ones_like(own[..., :1]) if extra else mask.unsqueeze(-1)
+        ours = outputs(model(**columns))
+    own, real = _own(model.backbone, columns)
     close(ours * real, own * real, 1e-5, "disabled against the base")
     if all(method_class("program", p.type).zero_effect_at_start for p in config.programs):
         with torch.no_grad():
             batch = model.reprogrammed.program(model.reprogrammed.batch(**columns), model.backbone)
-            fresh = model.backbone.base_output(batch).logits
-        close(fresh * real, own * real, 1e-6, "zero effect at start")
+            fresh = outputs(model.backbone.base_output(batch))
+        # A classifier's logits are compared with its own way, rows alone; the others go through the same code twice.
+        close(fresh * real, own * real, 1e-5 if model.backbone.head is None else 1e-6, "zero effect at start")
+
+
+@torch.no_grad()
+def _own(backbone: Any, columns: dict[str, Any]) -> tuple[Tensor, Tensor | float]:
+    """The base's own output for some rows, and which of it counts (padding's does not)."""
+    base, ids, mask = backbone.base, columns["input_ids"], columns["attention_mask"]
+    if backbone.kind == "classifier":  # it finds the end of a row by its pad id, so each row goes alone
+        alone = [base(input_ids=row[keep][None]).logits for row, keep in zip(ids, mask.bool(), strict=True)]
+        return torch.cat(alone), 1.0
+    prefix = torch.tensor(backbone.decoder_prefix).expand(len(ids), -1)
+    extra = {"decoder_input_ids": prefix} if backbone.kind == "seq2seq" else {}
+    own = outputs(base(input_ids=ids, attention_mask=mask, **extra))
+    return own, torch.ones_like(own[..., :1]) if extra else mask.unsqueeze(-1)
 
 
 def padding_changes_nothing(config: ReprogramConfig, family: str) -> None:
@@ -98,11 +106,15 @@ def mixed_rows_equal_separate(config: ReprogramConfig, family: str) -> None:
     if config.mapping.type == "none":
         return
     model = build(config, family)
+    end = "" if model.backbone.facts.answer == "none" else "{answer}"
+    names = ["a", "b", "c"]
+    three: Any = {"type": "verbalizer", "words": {"a": [" like"], "b": [" love"], "c": [" hate"]}}
+    if model.backbone.head is None:
+        three = {"type": "linear", "pool": "mean", "solver": "gradient"}
     other = ReprogramConfig(
-        program={"type": "prompt", "template": "{prompt:4} {text} so{answer}"},
-        mapping={"type": "verbalizer", "words": {"a": [" like"], "b": [" love"], "c": [" hate"]}},
+        program={"type": "prompt", "template": "{prompt:4} {text} so" + end}, mapping=three, labels=names
     )
-    plain = ReprogramConfig(program={"type": "none", "template": "{text} is{answer}"}, mapping=VERBALIZER)
+    plain = ReprogramConfig(program={"type": "none", "template": "{text} is" + end}, mapping=three, labels=names)
     model.add_adapter("other", other, seed=1)
     model.add_adapter("plain", plain)
     names = ["default", "other", "plain"] * 2
@@ -137,7 +149,7 @@ def sliced_equals_full(config: ReprogramConfig, family: str) -> None:
     """Label rows computed alone are those of the full logits."""
     model = build(config, family)
     columns = model.collator()([{**row, "label": None} for row in ROWS])
-    if "answer_index" not in columns:
+    if model.backbone.head is None or "answer_index" not in columns:
         return
     ids = tuple(range(0, model.backbone.head.size, 7))
     some = model.reprogrammed.readout(columns, Reading("rows", ids=ids))

@@ -47,7 +47,12 @@ def logits_of(model: ReprogramModel, rows: list[dict[str, Any]]) -> Tensor:
     """Logits of some rows in one pass, in their order, no sorting."""
     collator = model.collator()
     with torch.no_grad():
-        return model(**collator.stack(collator.lay_out(rows, labelled=False))).logits
+        return outputs(model(**collator.stack(collator.lay_out(rows, labelled=False))))
+
+
+def outputs(found: Any) -> Tensor:
+    """The logits of a forward, or a bare model's states."""
+    return found.logits if "logits" in found else found.last_hidden_state
 
 
 def _gap(a: Tensor, b: Tensor) -> float:
@@ -73,7 +78,7 @@ def loss_of(model: ReprogramModel, rows: list[dict[str, Any]], num_items: Tensor
     """The loss of some rows; without a mapping, a smooth function of all outputs."""
     if model.active_mapping().options.type == "none":
         columns = model.collator()([{**row, "label": None} for row in rows])
-        logits = model(**columns).logits
+        logits = outputs(model(**columns))
         # No mapping means no target: any smooth function of all outputs shows whether gradients flow.
         return logits.float().square().mean()
     return model(**model.collator()(rows), num_items_in_batch=num_items).loss

@@ -1,4 +1,4 @@
-"""Tiny random bases of three families, with tokenizers: enough to run everything, too little to know anything."""
+"""Tiny random bases of every family and kind, with tokenizers: enough to run all, too little to know anything."""
 
 from __future__ import annotations
 
@@ -6,17 +6,8 @@ import re
 from collections.abc import Callable
 
 import torch
+import transformers as t
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5ForConditionalGeneration,
-)
 
 
 _WORDS = re.findall(
@@ -25,17 +16,25 @@ _WORDS = re.findall(
     and but so too this that my i love hate like would buy again never always review overall sentiment positive
     negative""",
 )
+_SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+_SHORT = {"max_position_embeddings": 64}
 
 
-def tiny(family: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A random tiny base and its tokenizer: `llama` (causal), `bert` (masked) or `t5` (seq2seq).
+def tiny(family: str, seed: int = 0) -> tuple[t.PreTrainedModel, t.PreTrainedTokenizerFast]:
+    """A random tiny base and its tokenizer.
 
     Weights are random; English words have no meaning to it. Biases and norms are not at their trivial values, so that
     a forgotten one shows.
+
+    Args:
+        family: one of `FAMILIES`: a language model by its family's name alone, else `family-kind`.
+        seed: of the weights.
     """
-    tokenizer = _tokenizer(family)
+    name, _, kind = family.partition("-")
+    config_of, space, classes = _FAMILIES[name]
+    tokenizer = _tokenizer(space)
     torch.manual_seed(seed)
-    base = _BASES[family](len(tokenizer), tokenizer.pad_token_id).eval()
+    base = classes[kind or "lm"](config_of(len(tokenizer), tokenizer.pad_token_id)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in base.named_parameters():
@@ -44,46 +43,100 @@ def tiny(family: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokeniz
     return base, tokenizer
 
 
-def _llama(vocabulary: int, pad: int) -> PreTrainedModel:
-    config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, pad_token_id=pad, tie_word_embeddings=True,
+def _llama(vocabulary: int, pad: int) -> t.LlamaConfig:
+    return t.LlamaConfig(
+        vocab_size=vocabulary, **_SMALL, **_SHORT, num_key_value_heads=2, pad_token_id=pad, tie_word_embeddings=True,
+        num_labels=7,
     )  # fmt: skip
-    return LlamaForCausalLM(config)
 
 
-def _bert(vocabulary: int, pad: int) -> PreTrainedModel:
-    config = BertConfig(
-        vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=64, pad_token_id=pad,
+def _gemma2(vocabulary: int, pad: int) -> t.Gemma2Config:
+    """Scaled embeddings, a soft cap on attention and logits, a sliding window shorter than the rows."""
+    return t.Gemma2Config(
+        vocab_size=vocabulary, **_SMALL, **_SHORT, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8,
+        sliding_window=6, final_logit_softcapping=3.0, attn_logit_softcapping=5.0, pad_token_id=pad, num_labels=7,
     )  # fmt: skip
-    return BertForMaskedLM(config)
 
 
-def _t5(vocabulary: int, pad: int) -> PreTrainedModel:
-    config = T5Config(
+def _gpt2(vocabulary: int, pad: int) -> t.GPT2Config:
+    return t.GPT2Config(
+        vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=2, eos_token_id=3,
+        pad_token_id=pad, num_labels=7,
+    )  # fmt: skip
+
+
+def _bert(vocabulary: int, pad: int) -> t.BertConfig:
+    return t.BertConfig(vocab_size=vocabulary, **_SMALL, **_SHORT, pad_token_id=pad, num_labels=7)
+
+
+def _roberta(vocabulary: int, pad: int) -> t.RobertaConfig:
+    """A pad id that is not 0, so that positions counted from the wrong place show."""
+    return t.RobertaConfig(
+        vocab_size=vocabulary, **_SMALL, max_position_embeddings=66, pad_token_id=1, type_vocab_size=1, num_labels=7
+    )
+
+
+def _albert(vocabulary: int, pad: int) -> t.AlbertConfig:
+    """Embeddings half as wide as the hidden states."""
+    return t.AlbertConfig(vocab_size=vocabulary, **_SMALL, **_SHORT, embedding_size=16, pad_token_id=pad, num_labels=7)
+
+
+def _t5(vocabulary: int, pad: int) -> t.T5Config:
+    return t.T5Config(
         vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, pad_token_id=pad,
         decoder_start_token_id=pad,
     )  # fmt: skip
-    return T5ForConditionalGeneration(config)
 
 
-_BASES: dict[str, Callable[[int, int], PreTrainedModel]] = {"llama": _llama, "bert": _bert, "t5": _t5}
-FAMILIES = tuple(_BASES)
+def _bart(vocabulary: int, pad: int) -> t.BartConfig:
+    return t.BartConfig(
+        vocab_size=vocabulary, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=64,
+        pad_token_id=pad, bos_token_id=2, eos_token_id=3, decoder_start_token_id=3, forced_eos_token_id=None,
+    )  # fmt: skip
 
 
-def _tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """One token per word, with the family's own treatment of spaces and specials."""
-    specials = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
-    marks = {"llama": ("", "Ġ"), "bert": ("",), "t5": ("▁",)}[family]
+_FAMILIES: dict[str, tuple[Callable[[int, int], t.PreTrainedConfig], str, dict[str, type[t.PreTrainedModel]]]] = {
+    "llama": (_llama, "bytes", {"lm": t.LlamaForCausalLM, "classifier": t.LlamaForSequenceClassification}),
+    "gpt2": (_gpt2, "bytes", {"lm": t.GPT2LMHeadModel, "classifier": t.GPT2ForSequenceClassification}),
+    "gemma2": (_gemma2, "bytes", {"lm": t.Gemma2ForCausalLM}),
+    "bert": (
+        _bert,
+        "words",
+        {"lm": t.BertForMaskedLM, "classifier": t.BertForSequenceClassification, "encoder": t.BertModel},
+    ),
+    "roberta": (_roberta, "words", {"lm": t.RobertaForMaskedLM, "classifier": t.RobertaForSequenceClassification}),
+    "albert": (
+        _albert,
+        "words",
+        {"lm": t.AlbertForMaskedLM, "classifier": t.AlbertForSequenceClassification, "encoder": t.AlbertModel},
+    ),
+    "t5": (_t5, "pieces", {"lm": t.T5ForConditionalGeneration, "encoder": t.T5EncoderModel}),
+    "bart": (_bart, "words", {"lm": t.BartForConditionalGeneration}),
+}
+LANGUAGE_MODELS = tuple(_FAMILIES)
+FAMILIES = LANGUAGE_MODELS + tuple(
+    f"{name}-{kind}" for name, (*_, classes) in _FAMILIES.items() for kind in classes if kind != "lm"
+)
+
+
+def _tokenizer(space: str) -> t.PreTrainedTokenizerFast:
+    """One token per word, with a family's treatment of spaces and specials: `bytes` (byte-level BPE, a space is part
+    of the word after it), `words` (BERT's) or `pieces` (SentencePiece, which sets a space before every text)."""
+    specials = (
+        ["<unk>", "<pad>", "<s>", "</s>", "<mask>"]
+        if space == "words"
+        else ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
+    )
+    marks = {"bytes": ("", "Ġ"), "words": ("",), "pieces": ("▁",)}[space]
     vocabulary = specials + [mark + word for word in [*_WORDS, ":", ".", ","] for mark in marks]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    if family == "llama":
+    if space == "bytes":
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
         template = "<s> $A"
-    elif family == "bert":
+    elif space == "words":
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         template, names["mask_token"] = "<s> $A </s>", "<mask>"
     else:
@@ -92,4 +145,4 @@ def _tokenizer(family: str) -> PreTrainedTokenizerFast:
         template = "$A </s>"
     ids = [(token, vocabulary.index(token)) for token in specials]
     backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **names)
+    return t.PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **names)

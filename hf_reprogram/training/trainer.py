@@ -12,6 +12,7 @@ from transformers.trainer_utils import has_length
 from ..data.rows import as_rows
 from ..errors import UsageError
 from ..features import FrozenRows
+from ..metrics import metrics
 from .cache import FrozenCollator, frozen
 from .estimation import EstimationCallback
 
@@ -44,8 +45,8 @@ def make_trainer(
 
     Fills in: the collator; one parameter group per part (program, mapping), each with its own default rate, where the
     arguments leave the rate at transformers' 5e-5, else all with the rate given; batches of like length; estimation of
-    the mapping before the first step; accuracy as the metric. Where only a mapping trains, the frozen model runs once
-    over the rows, and every step is the mapping's alone.
+    the mapping before the first step; the metrics of the problem type. Where only a mapping trains, the frozen model
+    runs once over the rows, and every step is the mapping's alone.
 
     Args:
         model: from `get_reprogram_model`.
@@ -65,6 +66,7 @@ def make_trainer(
     if "optimizers" not in kwargs and "optimizer_cls_and_kwargs" not in kwargs and args.deepspeed is None:
         cls, options = Trainer.get_optimizer_cls_and_kwargs(args)
         kwargs["optimizers"] = (cls(parameter_groups(model, args), **options), None)
+    kind = model.problem_type()
     own = kwargs.get("data_collator")
     collator = own or model.collator(features=features)
     rows = None if own else frozen(model, collator, train_dataset, cache, rebuild)
@@ -72,7 +74,7 @@ def make_trainer(
         train_dataset, eval_dataset = rows, _frozen_too(model, collator, eval_dataset)
         collator = FrozenCollator(collator)
     kwargs["data_collator"] = collator
-    kwargs.setdefault("compute_metrics", accuracy)
+    kwargs.setdefault("compute_metrics", lambda found: metrics(found.predictions, found.label_ids, kind))
     trainer = ReprogramTrainer(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
     rows = as_rows(train_dataset, model.text_column()) if rows is None else rows
     trainer.add_callback(EstimationCallback(rows, features))
@@ -105,8 +107,3 @@ def parameter_groups(model: Any, args: TrainingArguments) -> list[dict[str, Any]
             "fit_mapping(rows) estimates a mapping without training",
         )
     return groups
-
-
-def accuracy(prediction: Any) -> dict[str, float]:
-    """Trainer's `compute_metrics` for labels."""
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}

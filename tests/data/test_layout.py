@@ -9,7 +9,8 @@ import pytest
 from transformers import AutoTokenizer, BertTokenizer
 
 from hf_reprogram.backbone.text import Facts
-from hf_reprogram.data.text import TextCollator, layout_of
+from hf_reprogram.data.text import Layout, TextCollator
+from hf_reprogram.template import parse
 
 
 TEMPLATE = "{prompt:2} {text} {prompt:1} It was{answer}"
@@ -19,7 +20,7 @@ CAUSAL, MASKED = Facts("last", 0, "right", 128), Facts("mask", 0, "right", 128)
 
 def _read(tokenizer: Any, facts: Facts, template: str, row: dict) -> tuple[list[str], int | None]:
     """The row as tokens, with `#n` for slot n, and where the answer is read."""
-    out = TextCollator(tokenizer, {"default": layout_of(template, None)}, "default", facts).lay_out([row])[0]
+    out = TextCollator(tokenizer, {"default": Layout(parse(template))}, "default", facts).lay_out([row])[0]
     tokens = tokenizer.convert_ids_to_tokens(out.ids)
     return [f"#{slot}" if slot >= 0 else t for t, slot in zip(tokens, out.slots, strict=True)], out.answer
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from hf_reprogram.backbone.text import Facts
-from hf_reprogram.data.text import TextCollator, harmless_id, layout_of, special_ids
+from hf_reprogram.data.text import Layout, TextCollator, harmless_id, special_ids
 from hf_reprogram.errors import ConfigError, DataError
-from hf_reprogram.testing import FAMILIES, LABELS, ROWS, tiny
+from hf_reprogram.template import parse
+from hf_reprogram.testing import LABELS, LANGUAGE_MODELS, ROWS, tiny
 
 
 CAUSAL = Facts("last", 0, "right", 16)
@@ -22,7 +23,9 @@ TEMPLATE = "{prompt:2} {text} it was{answer}"
 def _collator(
     template: str = TEMPLATE, facts: Facts = CAUSAL, family: str = "llama", **options: object
 ) -> TextCollator:
-    return TextCollator(tiny(family)[1], {"default": layout_of(template, LABELS)}, "default", facts, **options)
+    return TextCollator(
+        tiny(family)[1], {"default": Layout(parse(template), tuple(LABELS))}, "default", facts, **options
+    )
 
 
 def test_a_batch() -> None:
@@ -73,7 +76,7 @@ class TestLength:
         assert base.config.max_position_embeddings == 64
         tokenizer.model_max_length = 10**30
         collator = TextCollator(
-            tokenizer, {"default": layout_of(TEMPLATE, None)}, "default", replace(CAUSAL, max_length=64)
+            tokenizer, {"default": Layout(parse(TEMPLATE))}, "default", replace(CAUSAL, max_length=64)
         )
         assert collator([{"text": " ".join(["good"] * 203)}])["input_ids"].shape == (1, 64)
 
@@ -111,7 +114,7 @@ class TestLabels:
             _collator(names=LABELS)([{"text": "good", "label": label}])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
 def test_the_harmless_id_is_no_special_token(family: str) -> None:
     tokenizer = tiny(family)[1]
     assert harmless_id(tokenizer) not in tokenizer.all_special_ids

@@ -11,7 +11,7 @@ from hf_reprogram.errors import ConfigError, TemplateError, UsageError
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
 from hf_reprogram.programs.base import banked
 from hf_reprogram.programs.prompt import PromptConfig
-from hf_reprogram.testing import FAMILIES, tiny
+from hf_reprogram.testing import LANGUAGE_MODELS, tiny
 
 
 TEMPLATE = "{prompt:3} {text} {prompt:2} it was{answer}"
@@ -86,7 +86,7 @@ class TestStart:
         with pytest.raises(ConfigError, match="no mask token"):
             _model("llama", init="mask")
 
-    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("family", LANGUAGE_MODELS)
     @pytest.mark.parametrize("init", ["vocab", "normal"])
     def test_size_is_that_of_embeddings(self, init: str, family: str) -> None:
         """T§0.2 14: norm ratio between 0.5 and 2; in our units the root mean square is about 1."""

@@ -16,7 +16,7 @@ import hf_reprogram as hr
 from hf_reprogram.errors import UsageError
 from hf_reprogram.features import FrozenRows
 from hf_reprogram.model import ReprogramModel
-from hf_reprogram.testing import FAMILIES, LABELS, ROWS, tiny
+from hf_reprogram.testing import LABELS, ROWS, tiny
 from hf_reprogram.training import cache
 from hf_reprogram.training.trainer import make_trainer
 
@@ -75,7 +75,7 @@ def rows_run(model: ReprogramModel) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "bert", "t5"])
 @pytest.mark.parametrize("mapping", [LINEAR, TRAINED_ROWS], ids=["linear", "trained rows"])
 def test_every_step_is_that_of_live_features(family: str, mapping: Any, tmp_path: Path) -> None:
     live, kept = built(mapping, family=family), built(mapping, family=family)

@@ -15,7 +15,7 @@ import hf_reprogram as hr
 from hf_reprogram.artefact import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hf_reprogram.errors import DataError, UsageError
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
-from hf_reprogram.testing import FAMILIES, LABELS, ROWS, build, mapping_config, program_config, state_hash, tiny
+from hf_reprogram.testing import LABELS, ROWS, build, mapping_config, program_config, state_hash, tiny
 from hf_reprogram.training.trainer import make_trainer, parameter_groups
 
 
@@ -40,7 +40,7 @@ def _slots(model: ReprogramModel) -> torch.Tensor:
     return model.active_programs()[0].slots.detach().clone()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "bert", "t5"])
 def test_a_plain_trainer_trains_the_program_and_nothing_else(family: str, tmp_path: Path) -> None:
     model = build(program_config("prompt"), family)
     base, before = state_hash(model.backbone.base), _slots(model)
@@ -72,7 +72,7 @@ def test_accumulation_is_the_same_step(tmp_path: Path) -> None:
         torch.testing.assert_close(other, found[0], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "bert", "t5"])
 def test_gradient_checkpointing_trains_the_same_program(family: str, tmp_path: Path) -> None:
     found = []
     for on in (False, True):

@@ -1,0 +1,111 @@
+"""Kinds of models by their head: how each is loaded again, where it answers, and what can be read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
+
+from ..errors import BaseModelError, did_you_mean
+from .families import FAMILIES
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of model.
+
+    Args:
+        names: the transformers mapping (or mappings) that list its classes.
+        auto_class: the transformers auto class that loads it again.
+        answer: where the answer slot stands: `last` (the position before it, causal), `mask` (a mask token), `decoder`
+            (a decoder step), `none` (there is none; a causal family of this kind answers `last` all the same).
+        gives: kinds of Reading.
+    """
+
+    names: tuple[Mapping[str, object], ...]
+    auto_class: str
+    answer: str
+    gives: frozenset[str]
+
+
+# Seq2seq stands first: BART is listed as a masked language model too. Bare models come last.
+KINDS: dict[str, Kind] = {
+    "seq2seq": Kind(
+        (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,),
+        "AutoModelForSeq2SeqLM",
+        "decoder",
+        frozenset({"rows", "state", "sequence", "base"}),
+    ),
+    "causal": Kind(
+        (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,),
+        "AutoModelForCausalLM",
+        "last",
+        frozenset({"rows", "state", "sequence", "base"}),
+    ),
+    "masked": Kind(
+        (MODEL_FOR_MASKED_LM_MAPPING_NAMES,), "AutoModelForMaskedLM", "mask", frozenset({"rows", "state", "base"})
+    ),
+    "classifier": Kind(
+        (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,),
+        "AutoModelForSequenceClassification",
+        "none",
+        frozenset({"classes", "state", "base"}),
+    ),
+    "encoder": Kind(
+        (MODEL_MAPPING_NAMES, MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES),
+        "AutoModel",
+        "none",
+        frozenset({"state", "base"}),
+    ),
+}
+
+
+def kind_of(base: PreTrainedModel) -> str:
+    """`causal`, `masked`, `seq2seq`, `classifier` or `encoder`, by the auto mapping that lists the base's class.
+
+    Raises:
+        BaseModelError: a class that none lists, of a family without a row in `FAMILIES`, or one that cannot be fed
+            embeddings.
+    """
+    name, family = type(base).__name__, base.config.model_type
+    if family not in FAMILIES:
+        raise BaseModelError(
+            "model",
+            f"{name} is of the family {family!r}, which has no row in FAMILIES",
+            fix=did_you_mean(family, FAMILIES),
+        )
+    kind = next((k for k, facts in KINDS.items() if any(_lists(names, name) for names in facts.names)), None)
+    if kind is None:
+        raise BaseModelError(
+            "model", f"{name} has no head that we can read", "a model from " + ", ".join(_auto_classes())
+        )
+    if kind == "classifier" and not FAMILIES[family].classify:
+        raise BaseModelError(
+            "model",
+            f"{name} takes token ids only: its decoder cannot be fed embeddings",
+            "a classifier without a decoder",
+            "the same family's language model with a verbalizer",
+        )
+    if kind == "encoder" and base.config.is_encoder_decoder:
+        raise BaseModelError(
+            "model", f"{name} is an encoder and a decoder without a head", "one with its head", "AutoModelForSeq2SeqLM"
+        )
+    return kind
+
+
+def _lists(names: Mapping[str, object], name: str) -> bool:
+    """Whether an auto mapping lists a class; a family may list several."""
+    return any(name == n or (isinstance(n, tuple) and name in n) for n in names.values())
+
+
+def _auto_classes() -> list[str]:
+    return [kind.auto_class for kind in KINDS.values()]

@@ -1,0 +1,230 @@
+"""`labels`: each target label is some of the base's own classes: drawn at random, or those it gives most often."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..batch import Reading, Readout
+from ..errors import ConfigError, DataError
+from ..registry import option
+from .base import Mapping, MappingOptions
+
+
+logger = logging.getLogger(__name__)
+MOST = 6  # source labels for one target label where `per_label` is None (BAR, 2007.08714)
+
+
+@dataclass
+class LabelsConfig(MappingOptions):
+    """Options of `labels`. The target labels are those of `ReprogramConfig.labels`.
+
+    Example:
+
+        >>> LabelsConfig(method="frequency", per_label=1).reduce
+        'mean'
+    """
+
+    type: str = field(default="labels", init=False)
+    on: str = option(
+        "auto",
+        "Source labels: classes (of the base's classifier), vocabulary (tokens at the answer slot), or auto: what the "
+        "base has.",
+        choices=("auto", "classes", "vocabulary"),
+    )
+    method: str = option(
+        "frequency",
+        "How they are chosen: frequency (what the base says most often for rows of the label; needs labelled rows, "
+        "once) or random.",
+        choices=("frequency", "random"),
+    )
+    per_label: int | None = option(
+        None, "Source labels for each target label; None is as many as there are, up to 6.", low=1, high=1000
+    )
+    scores: str = option("logits", "What is brought together.", choices=("logits", "probabilities"))
+    reduce: str = option("mean", "How source labels become one score.", choices=("mean", "sum", "logsumexp"))
+    soft: bool = option(False, "Count probabilities instead of first places.")
+    centred: bool = option(True, "Subtract each source label's mean over the rows that the map is estimated from.")
+
+    def validate(self) -> None:
+        super().validate()
+        if self.scores == "probabilities" and self.reduce == "logsumexp":
+            raise ConfigError(
+                "LabelsConfig.reduce", "'logsumexp' of probabilities", "'mean' or 'sum'", "scores='logits'"
+            )
+        if self.soft and self.method == "random":
+            raise ConfigError(
+                "LabelsConfig.soft", "True with method='random', which counts nothing", "method='frequency'"
+            )
+
+    def reads(self) -> tuple[str, ...]:
+        return {"auto": ("classes", "rows"), "classes": ("classes",), "vocabulary": ("rows",)}[self.on]
+
+    def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
+        if labels is None:
+            raise ConfigError(
+                "ReprogramConfig.labels", "None", "the names of the target labels: this mapping has none"
+            )
+
+
+class Labels(Mapping):
+    """score_c = reduce over the source labels k of c of s_k, where s is the logits z or the log-probabilities, each
+    minus its mean over the estimation rows (`centred`).
+
+    - `random`: a seeded permutation of the source labels, cut into groups (1806.11146).
+    - `frequency`: F[k, c] counts the rows of c for which the base puts k first; (k, c) with the largest F is taken, k
+      is then used up, c too once it has `per_label`; and so on (2211.11635). With `soft`, F sums the probabilities of
+      k over the rows of c, divided by their sum over all rows. Where fewer source labels than target labels ever come
+      first, hard counts say nothing, and soft ones are taken (logged).
+
+    `mean` and `sum` of probabilities are log of their mean or sum; every sum is over groups of one size, so that no
+    label has a head start. Ties go to the lowest index.
+
+    Shapes: readout (batch, K), or (batch, labels * per_label) once fitted on a vocabulary: only the chosen rows are
+    read then; logits (batch, labels).
+    """
+
+    Options = LabelsConfig
+    paper = "1806.11146, 2007.08714, 2211.11635"
+    example = {"per_label": 2}
+
+    def __init__(self, options: LabelsConfig, backbone: Any, labels: list[str], problem_type: str) -> None:
+        super().__init__(options, backbone, labels, problem_type)
+        if problem_type == "regression":
+            raise ConfigError("ReprogramConfig.problem_type", "'regression' with the mapping 'labels'", "'linear'")
+        self.on_classes = "classes" in backbone.gives
+        self.size = backbone.classes if self.on_classes else backbone.head.size
+        self.names = backbone.base.config.id2label if self.on_classes else {}
+        each = options.per_label or max(1, min(MOST, self.size // len(labels)))
+        if self.size < len(labels) * each:
+            raise ConfigError(
+                "LabelsConfig.per_label",
+                f"{each} source labels for each of {len(labels)} target labels, and the base has {self.size}",
+                f"at most {self.size // len(labels)}" if self.size >= len(labels) else "fewer target labels",
+                "linear maps any number of source outputs to any number of labels",
+            )
+        self.register_buffer("indices", torch.zeros(len(labels), each, dtype=torch.int64))
+        if options.centred:
+            self.register_buffer("mean", torch.zeros(len(labels), each))
+
+    @property
+    def estimated(self) -> str:
+        return "once" if self.options.method == "frequency" or self.options.centred else "never"
+
+    @property
+    def fit_needs_labels(self) -> bool:
+        return self.options.method == "frequency"
+
+    @torch.no_grad()
+    def initialise(self, backbone: Any, generator: torch.Generator) -> None:
+        drawn = torch.randperm(self.size, generator=generator)[: self.indices.numel()]
+        self.indices.copy_(drawn.view_as(self.indices))
+
+    def reading(self) -> Reading:
+        if self.on_classes:
+            return Reading("classes")
+        # Probabilities need the whole vocabulary for their sum.
+        few = self.options.scores == "logits" and not self.needs_fit
+        return Reading("rows", ids=tuple(self.indices.flatten().tolist()) if few else None)
+
+    def fit_reading(self) -> Reading:
+        return Reading("classes") if self.on_classes else Reading("rows")
+
+    def forward(self, readout: Readout) -> Tensor:
+        values = readout.values.float()
+        if self.options.scores == "probabilities":
+            values = values.log_softmax(1)
+        if self.on_classes or values.shape[1] == self.size:
+            values = values[:, self.indices.flatten()]
+        groups = values.view(-1, *self.indices.shape)  # (batch, labels, per label)
+        if self.options.centred:
+            groups = groups - self.mean
+        if self.options.scores == "probabilities":
+            total = groups.logsumexp(-1)
+            return total - np.log(groups.shape[-1]) if self.options.reduce == "mean" else total
+        return {"mean": groups.mean, "sum": groups.sum, "logsumexp": groups.logsumexp}[self.options.reduce](-1)
+
+    @torch.no_grad()
+    def fit(self, values: Tensor, labels: Tensor | None) -> None:
+        z = values.detach().double().cpu()
+        bad = torch.nonzero(~z.isfinite().all(1)).flatten().tolist()
+        if bad:
+            raise DataError(f"fit_mapping(rows)[{bad[0]}]", "NaN or infinity among the base's scores", "finite scores")
+        if self.options.scores == "probabilities":
+            z = z.log_softmax(1)
+        mean = z.mean(0)
+        if self.options.method == "frequency":
+            z = z - mean if self.options.centred else z
+            self.indices.copy_(torch.from_numpy(self._choose(z.numpy(), labels.cpu().numpy())))
+        if self.options.centred:
+            self.mean.copy_(mean[self.indices.cpu().flatten()].view_as(self.mean))
+        self.fitted.fill_(1)
+
+    def _choose(self, z: np.ndarray, y: np.ndarray) -> np.ndarray:
+        member = np.eye(len(self.labels))[y] if y.ndim == 1 else (y > 0.5).astype(float)  # (rows, labels)
+        missing = [name for name, n in zip(self.labels, member.sum(0), strict=True) if not n]
+        if missing:
+            raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
+        counts = frequencies(z, member, self.options.soft)
+        covered = int((counts.sum(1) > 0).sum())
+        if covered < len(self.labels):
+            logger.warning(
+                "labels: the base puts only %d of its %d labels first, fewer than the %d target labels; probabilities "
+                "are counted instead.", covered, self.size, len(self.labels),
+            )  # fmt: skip
+            counts = frequencies(z, member, True)
+        # An output that never moves says nothing; it is used only where there are not enough others.
+        counts[(z.std(0) < 1e-12) & (len(z) > 1)] -= counts.max() + 1
+        return greedy(counts, self.indices.shape[1])
+
+    def explain(self) -> dict[str, Any]:
+        chosen = [[self.names.get(i, i) for i in row] for row in self.indices.tolist()]
+        return {
+            "reads": "the base's own classes" if self.on_classes else "tokens of the vocabulary",
+            "method": self.options.method,
+            "source labels": dict(zip(self.labels, chosen, strict=True)),
+        }
+
+
+def frequencies(z: np.ndarray, member: np.ndarray, soft: bool) -> np.ndarray:
+    """How often each source label comes first for rows of each target label.
+
+    Args:
+        z: (rows, K) scores.  member: (rows, labels) 1 where a row has the label.
+        soft: sum probabilities, and divide each source label's by its total.
+
+    Returns:
+        (K, labels).
+    """
+    if not soft:
+        first = np.zeros_like(z)
+        first[np.arange(len(z)), z.argmax(1)] = 1
+        return first.T @ member
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    sums = p.T @ member
+    return sums / np.maximum(p.sum(0)[:, None], 1e-300)
+
+
+def greedy(counts: np.ndarray, each: int) -> np.ndarray:
+    """`each` source labels for every target label, the most frequent pair first: (K, labels) -> (labels, each).
+
+    Example:
+
+        >>> greedy(np.array([[5, 1, 0], [4, 2, 0], [3, 3, 0], [0, 3, 1], [0, 0, 2], [0, 0, 0]]), 2).tolist()
+        [[0, 1], [2, 3], [4, 5]]
+    """
+    left = counts.astype(float)
+    chosen: list[list[int]] = [[] for _ in range(counts.shape[1])]
+    for _ in range(counts.shape[1] * each):
+        k, c = np.unravel_index(int(left.argmax()), left.shape)
+        chosen[c].append(int(k))
+        left[k] = -np.inf
+        if len(chosen[c]) == each:
+            left[:, c] = -np.inf
+    return np.array(chosen)

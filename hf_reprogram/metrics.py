@@ -1,0 +1,82 @@
+"""What answers are worth: probabilities from logits, and the metrics of each problem type (scikit-learn's)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+def probabilities(logits: Tensor, problem_type: str) -> Tensor:
+    """Scores as people read them, (rows, outputs): softmax, or a probability per label, or the values themselves.
+
+    Example:
+
+        >>> import torch
+        >>> probabilities(torch.tensor([[0.0, 0.0]]), "multi_label_classification").tolist()
+        [[0.5, 0.5]]
+    """
+    if problem_type == "single_label_classification":
+        return logits.softmax(-1)
+    return logits.sigmoid() if problem_type == "multi_label_classification" else logits
+
+
+def metrics(logits: Any, labels: Any, problem_type: str) -> dict[str, float]:
+    """Metrics of logits against labels.
+
+    Args:
+        logits: (rows, outputs) numpy array.
+        labels: (rows,) ids, or (rows, outputs) numbers.
+        problem_type: a key of `losses.LOSSES`.
+
+    Returns:
+        Single label: `accuracy`, `macro_f1`, `majority` (share of the commonest label). Multi-label: `micro_f1`,
+        `macro_f1`, `accuracy` (all labels of a row right), at a probability of one half. Regression: `mse`, `mae`,
+        `r2` and `pearson` (mean over the outputs; left out where they do not vary).
+
+    Example:
+
+        >>> metrics(np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 0]), "single_label_classification")
+        {'accuracy': 0.5, 'macro_f1': 0.3333333333333333, 'majority': 1.0}
+    """
+    from sklearn.metrics import accuracy_score, f1_score
+
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    if problem_type == "regression":
+        return _regression(logits, labels)
+    if problem_type == "multi_label_classification":
+        guess, truth = logits > 0, labels > 0.5
+        return {
+            "micro_f1": float(f1_score(truth, guess, average="micro", zero_division=0)),
+            "macro_f1": float(f1_score(truth, guess, average="macro", zero_division=0)),
+            "accuracy": float(accuracy_score(truth, guess)),
+        }
+    guess = logits.argmax(-1)
+    return {
+        "accuracy": float(accuracy_score(labels, guess)),
+        "macro_f1": float(f1_score(labels, guess, average="macro", zero_division=0)),
+        "majority": float(np.bincount(labels).max() / len(labels)),
+    }
+
+
+def _regression(values: Any, labels: Any) -> dict[str, float]:
+    from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+
+    found = {"mse": float(mean_squared_error(labels, values)), "mae": float(mean_absolute_error(labels, values))}
+    if len(labels) > 1 and (labels.std(0) > 0).all():
+        found["r2"] = float(r2_score(labels, values))
+        with warnings.catch_warnings():  # numpy's, where a constant guess correlates with nothing
+            warnings.simplefilter("ignore", RuntimeWarning)
+            each = [np.corrcoef(values[:, i], labels[:, i])[0, 1] for i in range(labels.shape[1])]
+        found["pearson"] = float(np.nan_to_num(each).mean())
+    return found
+
+
+# What a best checkpoint is chosen by, and whether more of it is better.
+BEST = {
+    "single_label_classification": ("accuracy", True),
+    "multi_label_classification": ("micro_f1", True),
+    "regression": ("mse", False),
+}

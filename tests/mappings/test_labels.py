@@ -1,0 +1,186 @@
+"""`labels`: hand-computed counts and groups (M§A.1, A.2, fixture F1), and what is read once the map is fitted."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from hf_reprogram.batch import Readout
+from hf_reprogram.config import ReprogramConfig
+from hf_reprogram.errors import ConfigError, DataError
+from hf_reprogram.mappings.labels import frequencies, greedy
+from hf_reprogram.model import ReprogramModel, get_reprogram_model
+from hf_reprogram.testing import LABELS, ROWS, logits_of, tiny
+
+
+# Fixture F1 of the reference: ten rows, five source labels, three target labels.
+Z = np.array(
+    [[3, 1, 0, 0, 0], [2, 0, 1, 0, 0], [3, 2, 0, 0, 0], [0, 2, 1, 0, 0], [2, 1, 0, 0, 0], [1, 3, 0, 0, 0],
+     [0, 3, 1, 0, 0], [1, 0, 0, 2, 0], [2, 0, 1, 0, 0], [0, 0, 0, 3, 1]], dtype=float,
+)  # fmt: skip
+Y = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+MEMBER = np.eye(3)[Y]
+
+
+def _model(family: str = "llama-classifier", labels: list[str] | None = None, **options: object) -> ReprogramModel:
+    base, tokenizer = tiny(family)
+    template = "{prompt:2} {text}" if family.endswith("classifier") else "{prompt:2} {text}{answer}"
+    config = ReprogramConfig(
+        program={"type": "prompt", "template": template},
+        mapping={"type": "labels", **options},
+        labels=labels or LABELS,
+    )
+    return get_reprogram_model(base, config, tokenizer)
+
+
+class TestByHand:
+    def test_counts_of_first_places(self) -> None:
+        found = frequencies(Z, MEMBER, soft=False)
+        assert found.tolist() == [[3, 1, 1], [1, 2, 0], [0, 0, 0], [0, 0, 2], [0, 0, 0]]
+
+    def test_greedy_takes_seven_of_ten(self) -> None:
+        counts = frequencies(Z, MEMBER, soft=False)
+        chosen = greedy(counts, 1)
+        assert chosen.tolist() == [[0], [1], [3]]
+        assert sum(counts[k, c] for c, (k,) in enumerate(chosen)) == 7
+        assert (Z[:, chosen[:, 0]].argmax(1) == Y).mean() == 0.7
+
+    def test_ties_go_to_the_lowest_index(self) -> None:
+        assert greedy(np.zeros((4, 2)), 2).tolist() == [[0, 1], [2, 3]]
+
+    def test_soft_counts_sum_probabilities_and_share_each_source_label_out(self) -> None:
+        z = np.log(np.array([[0.7, 0.3], [0.6, 0.4]]))
+        found = frequencies(z, np.eye(2), soft=True)
+        np.testing.assert_allclose(found, [[0.7 / 1.3, 0.6 / 1.3], [0.3 / 0.7, 0.4 / 0.7]])
+
+    def test_a_label_that_no_row_has_keeps_its_column(self) -> None:
+        """M§0 1: columns come from the labels of the config, not from those in the rows."""
+        assert frequencies(Z[:5], np.eye(3)[[0, 0, 2, 2, 2]], soft=False).sum(0).tolist() == [2, 0, 3]
+
+    @pytest.mark.parametrize(
+        ("options", "score"),
+        [
+            ({}, 2.5),
+            ({"reduce": "sum"}, 5.0),
+            ({"reduce": "logsumexp"}, float(np.log(np.exp(1) + np.exp(4)))),
+            ({"scores": "probabilities"}, float(np.log((np.exp(1) + np.exp(4)) / 2 / np.exp([1, 4, 0]).sum()))),
+            (
+                {"scores": "probabilities", "reduce": "sum"},
+                float(np.log((np.exp(1) + np.exp(4)) / np.exp([1, 4, 0]).sum())),
+            ),
+        ],
+    )
+    def test_how_source_labels_become_a_score(self, options: dict, score: float) -> None:
+        mapping = _model(method="random", centred=False, per_label=2, **options).active_mapping()
+        mapping.indices.copy_(torch.tensor([[0, 1], [2, 3]]))
+        values = torch.tensor([[1.0, 4.0, 0.0, -torch.inf, -torch.inf, -torch.inf, -torch.inf]])
+        assert mapping(Readout(values))[0, 0].item() == pytest.approx(score, abs=1e-5)
+
+
+class TestFit:
+    def test_centring_takes_an_offset_out_of_every_source_label(self) -> None:
+        """M§A.11: a fixed offset per output turns raw counts into noise and leaves centred ones alone."""
+        chosen = []
+        for offset in (0.0, 50.0):
+            mapping = _model(labels=["a", "b", "c"], per_label=1).active_mapping()
+            values = torch.tensor(np.pad(Z, ((0, 0), (0, 2))))
+            values[:, 2] += offset
+            mapping.fit(values, torch.tensor(Y))
+            chosen.append(mapping.indices.tolist())
+        assert chosen[0] == chosen[1]
+
+    def test_scores_of_a_fitted_map_are_centred(self) -> None:
+        mapping = _model(per_label=1).active_mapping()
+        values = torch.randn(20, 7, generator=torch.Generator().manual_seed(0)) + torch.arange(7.0) * 10
+        mapping.fit(values, torch.arange(20) % 2)
+        assert mapping(Readout(values)).mean(0).abs().max() < 1e-5
+
+    def test_a_base_that_always_says_the_same_is_counted_softly_and_said_so(self, caplog) -> None:
+        mapping = _model(per_label=1, centred=False).active_mapping()
+        values = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
+        values[:, 3] += 100
+        values[::2, 5] += 3
+        with caplog.at_level(logging.WARNING):
+            mapping.fit(values, torch.arange(20) % 2)
+        assert "only 1 of its 7 labels first" in caplog.text
+        assert mapping.indices[0].item() == 5
+
+    def test_an_output_that_never_moves_is_not_chosen(self) -> None:
+        mapping = _model(per_label=3).active_mapping()
+        values = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
+        values[:, 4] = 1.5
+        mapping.fit(values, torch.arange(20) % 2)
+        assert 4 not in mapping.indices.flatten().tolist()
+
+    def test_rows_of_every_label_are_needed(self) -> None:
+        with pytest.raises(DataError, match="no row of \\['positive'\\]"):
+            _model().fit_mapping([ROWS[1]])
+
+    def test_a_score_that_is_no_number_is_named_by_its_row(self) -> None:
+        values = torch.zeros(3, 7)
+        values[1, 2] = torch.nan
+        with pytest.raises(DataError, match=r"fit_mapping\(rows\)\[1\].*NaN"):
+            _model().active_mapping().fit(values, torch.tensor([0, 1, 0]))
+
+    def test_a_random_map_is_its_seeds(self) -> None:
+        a, b = (_model(method="random", centred=False).active_mapping().indices for _ in range(2))
+        assert torch.equal(a, b) and len(set(a.flatten().tolist())) == 6
+
+    def test_random_and_centred_needs_rows_without_labels(self) -> None:
+        model = _model(method="random")
+        model.fit_mapping([{"text": row["text"]} for row in ROWS])
+        assert logits_of(model, ROWS).shape == (6, 2)
+
+
+class TestReading:
+    def test_only_the_chosen_tokens_are_read_once_fitted(self) -> None:
+        """A map of a vocabulary costs a look at all of it once, and a few rows from then on."""
+        model = _model("llama", per_label=3)
+        mapping = model.active_mapping()
+        assert mapping.reading().ids is None
+        model.fit_mapping(ROWS)
+        assert len(mapping.reading().ids) == 6
+        few = logits_of(model, ROWS)
+        whole = model.reprogrammed.readout(
+            model.collator()([{"text": r["text"]} for r in ROWS]), mapping.fit_reading()
+        )
+        torch.testing.assert_close(few, mapping(Readout(whole)), atol=1e-5, rtol=0)
+        state = {k: v.clone() for k, v in mapping.state_dict().items()}
+        model.fit_mapping(ROWS)  # again: from the whole vocabulary, not from what is left of it
+        assert all(torch.equal(v, state[k]) for k, v in mapping.state_dict().items())
+
+    def test_a_vocabulary_costs_no_more_in_the_file_than_what_is_chosen(self) -> None:
+        assert {k: v.numel() for k, v in _model("llama", per_label=3).active_mapping().state_dict().items()} == {
+            "fitted": 1,
+            "indices": 6,
+            "mean": 6,
+        }
+
+
+class TestRefused:
+    def test_more_target_labels_than_the_base_has_room_for(self) -> None:
+        """C·m > K, with all three numbers."""
+        with pytest.raises(
+            ConfigError, match="4 source labels for each of 2 target labels, and the base has 7.*at most 3"
+        ):
+            _model(per_label=4)
+
+    def test_more_target_labels_than_source_labels(self) -> None:
+        with pytest.raises(ConfigError, match="1 source labels for each of 8 target labels.*linear maps any number"):
+            _model(labels=[str(i) for i in range(8)])
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"scores": "probabilities", "reduce": "logsumexp"}, "LabelsConfig.reduce"),
+            ({"method": "random", "soft": True}, "LabelsConfig.soft"),
+            ({"method": "frequent"}, "did you mean 'frequency'"),
+            ({"on": "vocabulary"}, "'labels' reads rows"),
+        ],
+    )
+    def test_options(self, options: dict, says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            _model(**options)
