@@ -208,8 +208,8 @@ def encoder_probe(
         seconds: that the features took.
     """
     start = time.perf_counter()
-    y = torch.tensor([labels.index(label) for label in truth])
-    matrix, bias, *_ = ridge(few.double().numpy(), y.numpy(), len(labels))
+    target = torch.eye(len(labels), dtype=torch.double)[[labels.index(label) for label in truth]]  # one-hot
+    matrix, bias, *_ = ridge(few.double().numpy(), target.numpy())
     scores = states.double() @ torch.from_numpy(matrix).T + torch.from_numpy(bias)  # (rows, classes)
     numbers = matrix.size + bias.size
     seconds += time.perf_counter() - start
