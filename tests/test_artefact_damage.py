@@ -253,6 +253,25 @@ def test_configs_that_are_not_ours(folder: Path, change: dict[str, Any], says: s
         model.load_adapter(folder, "loaded")
 
 
+@pytest.mark.parametrize("tokens", [{}, {"negative": [], "positive": []}, {"negative": [[]], "positive": [[20, 22]]}])
+def test_tokens_that_are_not_those_of_the_words(tmp_path: Path, tokens: Any) -> None:
+    """Found by fuzzing: without any token the verbalizer looked for the ids of single tokens, which were not there."""
+    folder = saved("several-tokens", tmp_path)
+    forge(folder, config=lambda c: c["mapping"].update(tokens=tokens))
+    model = host()
+    with nothing_changes(model), pytest.raises(ArtefactError, match="the tokens of each of the words"):
+        model.load_adapter(folder, "loaded")
+
+
+def test_more_slots_than_memory_holds(folder: Path) -> None:
+    """Refused by the shapes of its tensors, before a byte is taken: 10^9 slots would be 128 GB."""
+    template = "{prompt:999999999} {text}{answer}"
+    forge(folder, config=lambda c: c["program"].update(template=template))
+    model = host()
+    with nothing_changes(model), pytest.raises(ArtefactError, match=r"program.0.slots is \(5, 32\)"):
+        model.load_adapter(folder, "loaded")
+
+
 def test_a_lora_adapter_is_not_ours(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 

@@ -109,8 +109,10 @@ class VerbalizerConfig(MappingOptions):
             if all(len(t) == 1 for words in self.tokens.values() for t in words):
                 self.ids = {label: [t[0] for t in words] for label, words in self.tokens.items()}
                 self.tokens = None
-        found = self.tokens or {label: [[i] for i in ids] for label, ids in self.ids.items()}
-        if {label: len(words) for label, words in found.items()} != {k: len(self.words[k]) for k in labels}:
+        single = {label: [[i] for i in ids] for label, ids in (self.ids or {}).items()}
+        found = single if self.tokens is None else self.tokens
+        counts = {label: len(words) for label, words in found.items()}
+        if counts != {k: len(self.words[k]) for k in labels} or not all(t for words in found.values() for t in words):
             raise ConfigError("VerbalizerConfig.ids", f"{found!r}", "the tokens of each of the words")
         self._check_distinct(found)
         if self.tokens and self.rows == "trained":
