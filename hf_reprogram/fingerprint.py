@@ -65,11 +65,15 @@ def config_fields(base: nn.Module) -> dict[str, Any]:
 
 
 def _unique_tensors(base: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name, tied ones once."""
+    """Parameters and persistent buffers by name, tied ones once; of an offloaded base, those that are kept for it."""
     seen: dict[int, str] = {}
     tensors = {}
     for name, tensor in base.state_dict(keep_vars=True).items():
-        if seen.setdefault(tensor.data_ptr() if tensor.numel() else id(tensor), name) == name:
+        if tensor.is_meta:
+            if name not in base.all_tied_weights_keys:
+                module, _, key = name.rpartition(".")
+                tensors[name] = base.get_submodule(module)._hf_hook.weights_map[key]
+        elif seen.setdefault(tensor.data_ptr() if tensor.numel() else id(tensor), name) == name:
             tensors[name] = tensor
     return tensors
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -55,11 +56,13 @@ class Head:
     def rows(self, ids: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         """(weight (rows, head dim), bias (rows,) or None) of some rows, float32, without gradient."""
         output = self.output
-        bias = output.bias.detach()[ids].float() if getattr(output, "bias", None) is not None else None
+        with align_module_device(output):  # an offloaded one is there only while it is used
+            weight = output.weight.detach()[ids].float()
+            bias = output.bias.detach()[ids].float() if getattr(output, "bias", None) is not None else None
         if self.family.logits_bias:
             extra = self.base.get_buffer(self.family.logits_bias)[0, ids].float()
             bias = extra if bias is None else bias + extra
-        return output.weight.detach()[ids].float(), bias
+        return weight, bias
 
     def logits(self, state: Tensor, ids: Tensor | slice | None) -> Tensor:
         """Logits of the rows `ids`, of all rows where None: transformed states (..., head dim) -> (..., rows).
