@@ -235,13 +235,17 @@ def _gathered(compute: Compute, count: int) -> Tensor:
     return torch.cat([values for _, values in parts])[order.argsort()]
 
 
-def generate(model: Any, rows: Any, **kwargs: Any) -> Tensor:
+def generate(model: Any, rows: Any = None, **kwargs: Any) -> Tensor:
     """New tokens (rows, new) that the base writes after each laid out row; no answer slot, no mapping.
 
     Args:
         rows: texts or dict rows.
         kwargs: for the base's own `generate`: `max_new_tokens` and so on.
     """
+    if rows is None:  # as transformers' generate and its pipeline call it
+        given = f"None, and {next(iter(kwargs))!r} given" if kwargs else "None"
+        fix = 'model.generate(["a text"], max_new_tokens=8), or hr.pipeline("text-generation", model)'
+        raise UsageError("generate(rows)", given, "texts or dict rows, which the template lays out", fix)
     collator, device = model.collator(disabled=model.reprogrammed.disabled), model.backbone.device
     collator.pad_left()
     columns = collator.stack(collator.lay_out(as_rows(rows, model.text_column()), labelled=False))
