@@ -117,7 +117,7 @@ def test_e0_08_a_program_is_float32_on_a_bf16_base(cast: str) -> None:
 def _on_disk(base: LlamaForCausalLM, folder: Path) -> LlamaForCausalLM:
     base.save_pretrained(folder)
     parts = ("model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "lm_head")
-    device_map = {name: "cpu" for name in parts} | {"model.layers.1": "disk"}
+    device_map = dict.fromkeys(parts, "cpu") | {"model.layers.1": "disk"}
     return LlamaForCausalLM.from_pretrained(folder, device_map=device_map, offload_folder=folder / "offload")
 
 
@@ -299,6 +299,6 @@ def test_e0_33_parameters_are_read_in_their_own_modules_forward_only(model: Repr
 
 
 def test_e0_36_metrics_need_no_network_and_no_evaluate() -> None:
-    """`evaluate.load` asks the Hub for a script, and importing it took 22 s; metrics are our own (tests/test_serve.py)."""
+    """`evaluate.load` asks the Hub for a script, and importing it took 22 s: the metrics are our own."""
     for path in sorted((ROOT / "hf_reprogram").rglob("*.py")):
         assert not re.search(r"^\s*(import|from) evaluate\b", path.read_text(), re.MULTILINE), path
