@@ -5,6 +5,7 @@ Every name is loaded when it is first used: importing this package loads no torc
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +16,10 @@ __version__ = "0.1.0"
 _NAMES = {
     "AutoReprogramModel": "auto",
     "Batch": "batch",
+    "Mapping": "mappings.base",
+    "MappingOptions": "mappings.base",
+    "Program": "programs.base",
+    "ProgramOptions": "programs.base",
     "Reading": "batch",
     "Readout": "batch",
     "ReprogramConfig": "config",
@@ -28,6 +33,7 @@ _NAMES = {
     "ReprogramModel": "model",
     "get_reprogram_model": "model",
     "make_trainer": "training.trainer",
+    "option": "registry",
     "pipeline": "pipelines",
 }
 
@@ -61,3 +67,33 @@ def _option_names() -> list[str]:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_NAMES})
+
+
+class _WhenPeftComes:
+    """A finder that tells PEFT of our type once PEFT is imported: its own loaders fail on one unknown (E§0 3)."""
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:
+        """PEFT's own spec, with a word after its import; nothing for any other module."""
+        if name != "peft":
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not cls)
+        spec = next((spec for spec in others if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                run(module)
+                if cls in sys.meta_path:
+                    sys.meta_path.remove(cls)
+                if f"{__name__}.config" not in sys.modules:  # else PEFT comes with our own modules
+                    import_module(f"{__name__}.tuner")
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+if "peft" in sys.modules:
+    import_module(f"{__name__}.tuner")
+else:
+    sys.meta_path.insert(0, _WhenPeftComes)

@@ -177,32 +177,6 @@ def resolve_folder(folder: str | os.PathLike, subfolder: str | None = None) -> P
     return path
 
 
-def fetch(repo_or_folder: str | os.PathLike, subfolder: str | None = None, **hub: Any) -> Path:
-    """The local folder of an artefact: given, or fetched from the Hub (its three files and nothing else).
-
-    Args:
-        repo_or_folder: a folder, or a repo id. Whatever exists on disk is a folder.
-        subfolder: inside it.
-        hub: `revision`, `token`, `cache_dir`, `local_files_only` for `huggingface_hub.snapshot_download`.
-    """
-    if not isinstance(repo_or_folder, str | os.PathLike) or not isinstance(subfolder, str | os.PathLike | None):
-        given = f"{repo_or_folder!r} with subfolder {subfolder!r}"
-        raise ArtefactError("repo_or_folder", given, "a folder made by save_pretrained, or a repo id")
-    name = os.path.expanduser(repo_or_folder)
-    # A repo id is owner/name: nothing else is worth asking the Hub for.
-    if os.path.lexists(name) or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        return resolve_folder(name, subfolder)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    wanted = [f"{subfolder}/{f}" if subfolder else f for f in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)]
-    try:
-        return resolve_folder(snapshot_download(name, allow_patterns=wanted, **hub), subfolder)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        why = f"is no folder here, and could not be fetched from the Hub ({first_line(error)})"
-        raise ArtefactError(name[:200], why, "a folder made by save_pretrained, or a repo id") from error
-
-
 def load(folder: str | os.PathLike, subfolder: str | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(config as plain JSON, tensors) of an artefact, both checked.
 

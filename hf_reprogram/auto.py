@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,14 +12,16 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedModel
 
 from . import artefact
+from .backbone.kinds import KINDS
 from .config import ReprogramConfig
-from .errors import ArtefactError, BaseModelError, UsageError, did_you_mean, first_line
+from .errors import ArtefactError, BaseModelError, UsageError, did_you_mean
+from .hub import explain, fetch, is_lost
 from .model import ReprogramModel
 from .wrap import config_of
 
 
 # What a config may name; nothing else that it says is ever looked up in transformers.
-AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM")
+AUTO_CLASSES = tuple(kind.auto_class for kind in KINDS.values())
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _HUB = ("token", "cache_dir", "local_files_only")
 
@@ -63,43 +67,52 @@ class AutoReprogramModel:
             raise UsageError(
                 unused[0], "is for loading the base, and base_model is loaded", None, did_you_mean(unused[0], known)
             )
-        folder = artefact.fetch(repo_or_folder, subfolder, **hub)
+        folder = fetch(repo_or_folder, subfolder, **hub)
         config = config_of(artefact.load(folder)[0], folder)
         name = config.base_model_name_or_path
         if not loaded:
             name = name if base_model is None else os.fspath(base_model)
-            base_model = _load_base(config, name, folder, base_kwargs)
+            base_model = _load_base(config, name, repo_or_folder, base_kwargs)
         elif not isinstance(base_model, PreTrainedModel):
             raise BaseModelError("base_model", f"{base_model!r}"[:120], "a loaded transformers model, or its name")
         if processing_class is None and (config.fingerprint or {}).get("processor"):
-            processing_class = _load_processor(name or base_model.config._name_or_path, folder)
+            name = name or base_model.config._name_or_path
+            processing_class = _load_processor(name, repo_or_folder, {k: hub[k] for k in _HUB if k in hub})
         return ReprogramModel.from_pretrained(base_model, folder, adapter_name, is_trainable, processing_class)
 
 
-def _load_base(config: ReprogramConfig, name: str | None, folder: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
+def _load_base(config: ReprogramConfig, name: str | None, where: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
     auto_class = config.base_auto_class
     if auto_class not in AUTO_CLASSES:
-        raise ArtefactError(str(folder), f"base_auto_class {auto_class!r}", fix=did_you_mean(auto_class, AUTO_CLASSES))
+        raise ArtefactError(str(where), f"base_auto_class {auto_class!r}", fix=did_you_mean(auto_class, AUTO_CLASSES))
     if not name:
         raise ArtefactError(
-            str(folder), "its base had no name when it was saved", fix="pass base_model=... and processing_class=..."
+            str(where), "its base had no name when it was saved", fix="pass base_model=... and processing_class=..."
         )
     dtype = (config.fingerprint or {}).get("dtype")
     if dtype in DTYPES:  # that of training: bytes of a cast base are other bytes, and its scores other scores
         kwargs = {"dtype": getattr(torch, dtype), **kwargs}
-    try:
+    with _explained(where, f"its base {name!r}", "the base where it was", "base_model", kwargs.get("token")):
         return getattr(transformers, auto_class).from_pretrained(name, **kwargs)
-    except (OSError, ValueError) as error:
-        why = f"its base {name!r} could not be loaded ({first_line(error)})"
-        raise ArtefactError(str(folder), why, "the base where it was", "pass base_model=...") from error
 
 
-def _load_processor(name: str | None, folder: Any) -> Any:
+@contextmanager
+def _explained(where: Any, what: str, expected: str, argument: str, token: Any) -> Iterator[None]:
+    """What transformers cannot load is our error; where the Hub is the reason, the reason is several causes deep."""
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, OSError | ValueError) or is_lost(error)):
+            raise
+        why, cure = explain(error, token)
+        fix = f"pass {argument}=..." + (f" or {cure}" if cure else "")
+        raise ArtefactError(str(where), f"{what} could not be loaded ({why})", expected, fix) from None
+
+
+def _load_processor(name: str | None, where: Any, hub: dict[str, Any]) -> Any:
     if not name:
         why = "its tokenizer could not be loaded: its base had no name"
-        raise ArtefactError(str(folder), why, fix="pass processing_class=...")
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        why = f"the tokenizer of {name!r} could not be loaded ({first_line(error)})"
-        raise ArtefactError(str(folder), why, "a tokenizer beside its base", "pass processing_class=...") from error
+        raise ArtefactError(str(where), why, fix="pass processing_class=...")
+    what, expected = f"the tokenizer of {name!r}", "a tokenizer beside its base"
+    with _explained(where, what, expected, "processing_class", hub.get("token")):
+        return AutoTokenizer.from_pretrained(name, **hub)

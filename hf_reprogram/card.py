@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 from torch import Tensor
 
 from .config import ReprogramConfig
@@ -15,45 +16,80 @@ from .registry import method_class
 from .template import columns, parse
 
 
-def model_card(config: ReprogramConfig, tensors: Mapping[str, Tensor]) -> str:
+def model_card(
+    config: ReprogramConfig, tensors: Mapping[str, Tensor], place: str, subfolder: str | None = None
+) -> str:
     """The README.md of a saved program.
 
     Args:
         config: the program's config, resolved.
         tensors: what is saved beside it.
+        place: what loads it: a repo id, or the name of its folder.
+        subfolder: of that place.
     """
-    numbers = sum(t.numel() for t in tensors.values())
     base = " ".join((config.base_model_name_or_path or "").split())
+    numbers, size = sum(t.numel() for t in tensors.values()), sum(t.nbytes for t in tensors.values())
     parts = [
-        _front_matter(config),
+        f"---\n{_metadata(config, subfolder or place)}\n---",
         f"# A program for {base or 'a frozen base'}",
-        f"A *program* of `hf_reprogram`: {numbers:,} numbers that teach the "
+        f"A *program* of `hf_reprogram`: {numbers:,} numbers ({size:,} bytes) that teach the "
         f"frozen model {_code(base) if base else 'it was trained on'} a new task without touching its weights.",
         _facts(config),
-        _usage(config),
+        _usage(config, place, subfolder),
+        _evaluation(config),
         _training(config),
-        "## Limits\n\nIt works with exactly this base and tokenizer; loading checks their fingerprints. It inherits "
-        "what the base knows and gets wrong. Compare it with a classical model on your own rows before relying on it.",
+        _limits(config),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+# Metadata
+
 # An owner and a name, as the Hub allows them.
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE = re.compile(r".*\.(jsonl?|csv|tsv|txt|parquet|arrow)(\.\w+)?", re.IGNORECASE)
 
 
-def _front_matter(config: ReprogramConfig) -> str:
-    base = config.base_model_name_or_path
+def _on_hub(name: Any) -> bool:
+    """Whether a name can be one of the Hub: it refuses cards that name a local folder."""
+    return isinstance(name, str) and bool(_REPO.fullmatch(name)) and not os.path.exists(name)
+
+
+def _metadata(config: ReprogramConfig, name: str) -> str:
+    """The YAML that the Hub reads, as huggingface_hub writes it."""
+    base, record = config.base_model_name_or_path, config.training or {}
     tags = ["reprogramming", "frozen", *(p.type for p in config.programs), config.mapping.type]
-    values: dict[str, Any] = {"library_name": "hf_reprogram"}
-    # A local folder is no model of the Hub, and the Hub refuses cards that claim one.
-    if base and _REPO.fullmatch(base) and not os.path.exists(base):
-        values["base_model"] = base
+    values: dict[str, Any] = {}
+    if _on_hub(base):
+        values = {"base_model": base, "base_model_relation": "adapter"}
         tags.append(f"base_model:adapter:{base}")
-    values["tags"] = list(dict.fromkeys(tags))
     if config.labels:
         values["pipeline_tag"] = "text-classification"
-    return f"---\n{yaml.safe_dump(values, sort_keys=False).strip()}\n---"
+    if isinstance(language := record.get("language"), str) and re.fullmatch("[a-z]{2,3}", language):
+        values["language"] = language
+    train = _data(record).get("train")
+    if _on_hub(train) and not _FILE.fullmatch(train):
+        values["datasets"] = [train]
+    scores = _scores(record.get("metrics"))
+    if scores and config.labels:
+        data = train if isinstance(train, str) else "its own rows"
+        values |= {"metrics": [_name(key)[0] for key in scores], "model_name": name.split("/")[-1] or "program"}
+        values["eval_results"] = [
+            EvalResult(
+                task_type="text-classification",
+                dataset_type=train if "datasets" in values else "custom",
+                dataset_name=" ".join(data.split()),
+                dataset_split=_split(record),
+                metric_type=_name(key)[0],
+                metric_name=_name(key)[1],
+                metric_value=round(value, 6),
+            )
+            for key, value in scores.items()
+        ]
+    return ModelCardData(library_name="hf_reprogram", tags=tags, **values).to_yaml().strip()
+
+
+# Markdown
 
 
 def _cell(text: Any) -> str:
@@ -68,9 +104,14 @@ def _code(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def _table(rows: list[tuple[Any, Any]]) -> str:
-    lines = [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows]
-    return "| | |\n|---|---|\n" + "\n".join(lines)
+def _table(rows: Iterable[Iterable[Any]], head: Iterable[str] = ("", "")) -> str:
+    head = list(head)
+    rule = "|---|" + "|".join("--:" if name else "---" for name in head[1:]) + "|"
+    lines = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+# Sections
 
 
 def _facts(config: ReprogramConfig) -> str:
@@ -86,7 +127,12 @@ def _facts(config: ReprogramConfig) -> str:
     return _table(rows)
 
 
-def _usage(config: ReprogramConfig) -> str:
+def _literal(text: str) -> str:
+    """Text in double quotes, as Python reads it; what cannot be printed (a folder's odd bytes) is written out."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def _usage(config: ReprogramConfig, place: str, subfolder: str | None) -> str:
     names = columns(parse(config.layout() or "{text}"))
     text = '"Stopped working after a week."'
     row = "{" + ", ".join(f'"{n}": {text}' for n in names) + "}"
@@ -96,21 +142,133 @@ def _usage(config: ReprogramConfig) -> str:
         call = f"columns = model.collator()([{row}])\nprint(model(**columns).logits.shape)"
     else:
         call = f"print(model.generate([{row}], max_new_tokens=8))"
+    given = f", subfolder={_literal(subfolder)}" if subfolder else ""
     # What the base was called is not known of one that was made, not loaded: then it must be given.
-    given = "" if config.base_model_name_or_path else ", base_model=base, processing_class=tokenizer"
+    given += "" if config.base_model_name_or_path else ", base_model=base, processing_class=tokenizer"
     return (
         "## Use\n\n```python\nimport hf_reprogram as hr\n\n"
-        f'model = hr.AutoReprogramModel.from_pretrained("path/or/repo-of-this-card"{given})\n{call}\n```'
+        f"model = hr.AutoReprogramModel.from_pretrained({_literal(place)}{given})\n{call}\n```\n\n"
+        "PEFT's own loaders know this type of adapter after `import hf_reprogram`."
     )
 
 
+def _limits(config: ReprogramConfig) -> str:
+    chooses = config.labels and config.problem_type == "single_label_classification"
+    always = " It answers with one of its labels whatever the row is." if chooses else ""
+    return (
+        "## Limits\n\nIt works with exactly this base and tokenizer: loading checks their fingerprints. Loading reads "
+        "JSON and safetensors, and runs nothing of it. A program inherits what the base knows and gets wrong, its "
+        f"biases included.{always} Compare it with a classical model on your own rows, and look at its errors, before "
+        "anything depends on it."
+    )
+
+
+# The record of a run: all of it is optional, and what is not understood is shown as it is.
+
+_METRICS = {"accuracy": ("accuracy", "accuracy"), "macro_f1": ("f1", "macro F1"), "loss": ("loss", "loss")}
+_FRACTIONS = {"accuracy", "macro_f1"}
+_COUNTS = ("n", "test_rows")
+_BASELINES = {
+    "majority": "always the commonest label",
+    "untrained": "the program before training",
+    "classical": "TF-IDF and logistic regression",
+    "zero_shot": "the label words, no training",
+    "calibrated": "the label words, calibrated, no training",
+    "probe": "linear probe of the frozen features",
+    "map_only": "the mapping alone",
+    "random_source": "the same on a base of random weights",
+}
+
+
+def _data(record: Mapping[str, Any]) -> dict[str, Any]:
+    return data if isinstance(data := record.get("data"), dict) else {"train": data}
+
+
+def _split(record: Mapping[str, Any]) -> str | None:
+    metrics = record.get("metrics")
+    split = metrics.get("split") if isinstance(metrics, dict) else None
+    return split if isinstance(split, str) else None
+
+
+def _name(metric: str) -> tuple[str, str]:
+    """(the Hub's name of a metric, ours)."""
+    return _METRICS.get(metric, (metric, metric))
+
+
+def _scores(metrics: Any) -> dict[str, float]:
+    """The numbers among a record's metrics, fractions as fractions: an accuracy above 1 is a percentage."""
+    if not isinstance(metrics, dict):
+        metrics = {"accuracy": metrics}
+    numbers = {
+        str(key): float(value)
+        for key, value in metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9 and key not in _COUNTS
+    }
+    percent = any(numbers.get(key, 0) > 1 for key in _FRACTIONS)
+    return {key: value / 100 if percent and key in _FRACTIONS else value for key, value in numbers.items()}
+
+
+def _shown(key: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.1f} %" if key in _FRACTIONS else f"{value:.4g}"
+
+
+def _evaluation(config: ReprogramConfig) -> str:
+    """Scores beside those of the baselines."""
+    record = config.training or {}
+    ours = _scores(record.get("metrics"))
+    if not ours:
+        return ""
+    baselines = record.get("baselines")
+    rows, better = [("**this program**", *(_shown(key, value) for key, value in ours.items()))], []
+    for name, found in (baselines if isinstance(baselines, dict) else {}).items():
+        about, scores = _baseline(str(name)), _scores(found)
+        if scores:
+            rows.append((about, *(_shown(key, scores.get(key)) for key in ours)))
+        if "accuracy" in ours and scores.get("accuracy", -1) >= ours["accuracy"]:
+            better.append(about)
+    verdict = "No baseline was recorded: know what the commonest label alone reaches before trusting these numbers."
+    if len(rows) > 1:
+        verdict = f"No better in accuracy than: {'; '.join(better)}." if better else ""
+    table = _table(rows, ["", *(_name(key)[1] for key in ours)])
+    return "\n\n".join(part for part in ("## Evaluation", f"{_judged(record)}.", table, verdict) if part)
+
+
+def _baseline(name: str) -> str:
+    """A method's name in words; `METHOD:VARIANT` is one of several of its kind."""
+    method, _, variant = name.partition(":")
+    return _BASELINES.get(method, _code(name)) + (f" ({variant})" if variant and method in _BASELINES else "")
+
+
+def _judged(record: Mapping[str, Any]) -> str:
+    """Which rows were judged."""
+    metrics, split = record["metrics"], _split(record)
+    count = next((metrics[key] for key in _COUNTS if isinstance(metrics, dict) and key in metrics), None)
+    where = _data(record).get("validation") if split == "validation" else None
+    text = f"{count:,} rows" if isinstance(count, int) else "Rows that the record does not count"
+    text += f" of the {split} part" if split else ""
+    return text + (f" ({_code(where)})" if isinstance(where, str) else "")
+
+
 def _training(config: ReprogramConfig) -> str:
-    rows = [(name, _plain(value)) for name, value in (config.training or {}).items()]
+    record = config.training or {}
+    told = {"metrics", "baselines"} if _scores(record.get("metrics")) else set()
+    rows = [(_words(key), _plain(value)) for key, value in record.items() if key not in told]
+    rows = [(key, value) for key, value in rows if value]
     return f"## Training\n\n{_table(rows)}" if rows else ""
+
+
+def _words(key: Any) -> str:
+    return str(key).replace("_", " ")
 
 
 def _plain(value: Any) -> str:
     """A value of the record as people write it: `accuracy 0.875, rows 1000` for a dict."""
+    if value is None:
+        return ""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(v)}" for key, v in value.items())
-    return ", ".join(map(_plain, value)) if isinstance(value, list) else str(value)
+        return ", ".join(f"{_words(key)} {shown}" for key, v in value.items() if (shown := _plain(v)))
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from .errors import ArtefactError
 
 
-_MEMO: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
+logger = logging.getLogger(__name__)
+
+_MEMO: weakref.WeakKeyDictionary[Any, tuple[Any, dict[str, Any]]] = weakref.WeakKeyDictionary()
 
 
 def base_fingerprint(base: nn.Module) -> dict[str, str]:
@@ -25,30 +28,44 @@ def base_fingerprint(base: nn.Module) -> dict[str, str]:
         "class": type(base).__name__,
         "width": str(base.get_input_embeddings().weight.shape[1]),
         "dtype": str(base.dtype).removeprefix("torch."),
-        "weights": _weights(base),
+        "weights": remembered(base, "weights", tensor_digest),
         "config": hashlib.sha256(text.encode()).hexdigest()[:32],
     }
 
 
-def _weights(base: nn.Module) -> str:
-    """Digest of all tensors. Memoised per object: an in-place edit is seen, because the tensor's version counter rises
-    (one through `.data` is not: it has no counter)."""
+def remembered(base: nn.Module, what: str, make: Callable[[dict[str, Tensor]], Any]) -> Any:
+    """`make(tensors of the base)`, once for each state of them.
+
+    An in-place edit is seen, because the tensor's version counter rises (one through `.data` is not: it has none).
+    """
     tensors = _unique_tensors(base)
     state = tuple((t.data_ptr(), t._version) for t in tensors.values())
     known = _MEMO.get(base)
-    if known is not None and known[0] == state:
-        return known[1]
-    _MEMO[base] = (state, f"xxh3_128:{tensor_digest(tensors)}")
-    return _MEMO[base][1]
+    if known is None or known[0] != state:
+        known = _MEMO[base] = (state, {})
+    if what not in known[1]:
+        known[1][what] = make(tensors)
+    return known[1][what]
 
 
-def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """xxh3_128 of names, types, shapes and all bytes: 540 MB in 25 ms, where sha256 takes 330 (P§F)."""
+def tensor_digest(tensors: Mapping[str, Tensor], rounded_to: torch.dtype | None = None) -> str:
+    """xxh3_128 of names, types, shapes and all bytes: 540 MB in 25 ms, where sha256 takes 330 (P§F).
+
+    Args:
+        tensors: in any order.
+        rounded_to: what floating-point tensors are rounded to first.
+    """
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(tensors.items()):
+        tensor = tensor.to(rounded_to) if rounded_to is not None and tensor.is_floating_point() else tensor
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return f"xxh3_128:{digest.hexdigest()}"
+
+
+def _rounded(base: nn.Module) -> str:
+    """Digest of the weights as bfloat16 holds them: one of a float32 base and of the same base loaded in bfloat16."""
+    return remembered(base, "rounded", lambda tensors: tensor_digest(tensors, torch.bfloat16))
 
 
 # Names, versions and the output side change nothing that the body computes; use_cache is a matter of speed. Nor is the
@@ -85,7 +102,7 @@ def processor_fingerprint(processor: Any) -> str | None:
     known = _MEMO.get(processor)
     state = (len(processor), str(processor.special_tokens_map))
     if known is not None and known[0] == state:
-        return known[1]
+        return known[1]["rules"]
     backend = getattr(processor, "backend_tokenizer", None)
     if backend is not None:
         # A call with padding or truncation leaves its mark in the backend; the identity must not change with it.
@@ -94,7 +111,7 @@ def processor_fingerprint(processor: Any) -> str | None:
         rules = sorted(processor.get_vocab().items())
     text = json.dumps([rules, processor.special_tokens_map], sort_keys=True, default=str)
     found = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-    _MEMO[processor] = (state, found)
+    _MEMO[processor] = (state, {"rules": found})
     return found
 
 
@@ -105,25 +122,47 @@ _DIFFERENCES = {
 }  # fmt: skip
 
 
-def check_fingerprint(saved: Mapping[str, Any] | None, present: Mapping[str, Any], where: str) -> None:
+def check_fingerprint(saved: Mapping[str, Any] | None, base: nn.Module, processor: Any, where: str) -> None:
     """Raise an ArtefactError where the program was made for another base or processor; names both sides.
 
-    A program made without a processor suits any; one whose fingerprint leaves out anything else proves nothing.
+    A program made without a processor suits any; one whose fingerprint leaves out anything else proves nothing. The
+    same weights in float32 and rounded to bfloat16 are one base, which is said: scores differ by the rounding.
     """
+    saved = saved or {}
+    present = {**base_fingerprint(base), "processor": processor_fingerprint(processor)}
+    rounded = _differ_by_rounding(saved, present, base)
     for key, text in _DIFFERENCES.items():
-        theirs, ours = (saved or {}).get(key), present.get(key)
+        theirs, ours = saved.get(key), present.get(key)
         if theirs is None and key != "processor":
             why = f"its fingerprint does not say the {key} of its base"
             raise ArtefactError(where, why, "a program saved by hf_reprogram", "save it again")
-        if theirs is not None and ours is not None and theirs != ours:
+        if theirs is not None and ours is not None and theirs != ours and not (rounded and key in _ROUNDED):
             raise ArtefactError(
                 where,
                 f"made for {text}: {theirs} is not {ours}",
                 "the base and processor that it was trained with",
                 "AutoReprogramModel.from_pretrained loads the right ones",
             )
+    if rounded:
+        logger.warning(
+            "%s was trained on its base in %s and runs on the same weights in %s: scores differ by rounding.",
+            where,
+            saved["dtype"],
+            present["dtype"],
+        )
+
+
+_ROUNDED = ("dtype", "weights")
+
+
+def _differ_by_rounding(saved: Mapping[str, Any], present: Mapping[str, Any], base: nn.Module) -> bool:
+    types = (saved.get("dtype"), present["dtype"])
+    if types not in (("float32", "bfloat16"), ("bfloat16", "float32")):
+        return False
+    return saved.get("rounded") == _rounded(base)
 
 
 def identity(base: nn.Module, processor: Any) -> dict[str, str | None]:
     """The fingerprint that goes into a config: of the base, and of the processor where there is one."""
-    return {**base_fingerprint(base), "processor": processor_fingerprint(processor)}
+    found = {**base_fingerprint(base), "rounded": _rounded(base)}
+    return {**found, "processor": processor_fingerprint(processor)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from .config import ReprogramConfig
 from .data.rows import label_names
 from .data.text import TextCollator, layout_of
 from .errors import ConfigError, UsageError, did_you_mean
+from .hub import fetch, push
 from .reprogrammed import Reprogrammed
 from .template import columns, parse
 from .tuner import build_parts, check_adapter_name, parts_state
@@ -66,14 +66,12 @@ class ReprogramModel(PeftModel):
         """
         check_adapter_name(adapter_name)
         check_processor(processing_class)
-        folder = artefact.fetch(model_id, subfolder, **hub)
+        folder = fetch(model_id, subfolder, **hub)
         sealed, tensors = artefact.load(folder)
         config = config_of(sealed, folder)
         wrapped = wrap(model)
         try:
-            fingerprint.check_fingerprint(
-                config.fingerprint, fingerprint.identity(model, processing_class), str(folder)
-            )
+            fingerprint.check_fingerprint(config.fingerprint, model, processing_class, str(folder))
             with as_artefact(folder):
                 made = cls(wrapped, config, adapter_name)
             artefact.fill(made.base_model.state(adapter_name), tensors, str(folder))
@@ -191,11 +189,10 @@ class ReprogramModel(PeftModel):
             ArtefactError: damaged, incomplete, or made for another base or processor.
         """
         check_adapter_name(adapter_name)
-        folder = artefact.fetch(model_id, subfolder, **hub)
+        folder = fetch(model_id, subfolder, **hub)
         sealed, tensors = artefact.load(folder)
         config = config_of(sealed, folder)
-        present = fingerprint.identity(self.backbone.base, self.processing_class)
-        fingerprint.check_fingerprint(config.fingerprint, present, str(folder))
+        fingerprint.check_fingerprint(config.fingerprint, self.backbone.base, self.processing_class, str(folder))
         self._install(adapter_name, config, tensors, str(folder))
         active = adapter_name == self.active_name()
         self.base_model.set_requires_grad(adapter_name, is_trainable or (active and self._trains()))
@@ -306,17 +303,19 @@ class ReprogramModel(PeftModel):
         Raises:
             ArtefactError: NaN in a tensor, a full or read-only disk; what was there before is intact.
         """
-        names = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
+        if is_main_process:
+            shown = os.path.basename(os.path.abspath(save_directory))
+            self._save(save_directory, shown, selected_adapters, state_dict)
+
+    def _save(self, root: Any, shown: str, selected: Sequence[str] | None = None, state: Any = None) -> None:
+        """The folders of some programs, whose cards call their place `shown`."""
+        names = list(self.peft_config) if selected is None else list(selected)
         for name in names:
-            config, tensors = self._config_of(name), self.base_model.state(name, state_dict)
-            folder = (
-                os.fspath(save_directory)
-                if name == "default" or len(names) == 1
-                else os.path.join(save_directory, name)
-            )
-            if is_main_process:
-                values = {**config.to_dict(), "inference_mode": True, "checksum": None}
-                artefact.save(folder, values, tensors, model_card(config, tensors))
+            config, tensors = self._config_of(name), self.base_model.state(name, state)
+            subfolder = "" if name == "default" or len(names) == 1 else name
+            values = {**config.to_dict(), "inference_mode": True, "checksum": None}
+            card = model_card(config, tensors, shown, subfolder)
+            artefact.save(os.path.join(root, subfolder), values, tensors, card)
 
     def push_to_hub(
         self,
@@ -327,24 +326,22 @@ class ReprogramModel(PeftModel):
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Upload the programs to a repo of the Hub, made where it is missing. Returns the commit's address.
+        """Upload the programs in one commit to a repo of the Hub, made where it is missing; other files stay.
 
-        Not transformers' mixin: that writes an empty card of its own over ours.
+        Args:
+            repo_id: `owner/name`, or a name among your own.
+            commit_message, private: of the commit; visibility of a repo that is made.
+            token: a Hub token; None takes that of `hf auth login` or `HF_TOKEN`.
+            revision, create_pr: a branch, made where it is missing; or as a pull request.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            UsageError, ArtefactError: it is not allowed; the Hub fails or does not answer in time.
         """
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            done = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                revision=revision,
-                create_pr=create_pr,
-                commit_message=commit_message or "Upload program",
-            )
-        return str(done)
+        # Not transformers' mixin: that writes an empty card of its own over ours.
+        return push(repo_id, self._save, commit_message, private, token, revision, create_pr)
 
     def create_or_update_model_card(self, output_dir: str) -> None:
         """Nothing: `save_pretrained` writes the card with the artefact, atomically."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
-from .errors import ConfigError, UsageError, did_you_mean
+from .errors import ConfigError, UsageError, did_you_mean, first_line
 
 
 KINDS = ("program", "mapping")
@@ -172,7 +172,7 @@ def method_class(kind: str, name: str, where: str = "") -> type:
     if name in _builtin(kind):
         found: Any = import_module(_builtin(kind)[name])
     elif name in _foreign(kind):
-        found = _foreign(kind)[name].load()
+        found = _load(_foreign(kind)[name])
     else:
         raise ConfigError(where or kind, f"unknown {kind} {name!r}", fix=did_you_mean(name, names(kind)))
     cls = _method_in(found, name) if isinstance(found, ModuleType) else found
@@ -183,6 +183,17 @@ def method_class(kind: str, name: str, where: str = "") -> type:
             "an entry point of the name and the group that the options say",
         )
     return cls
+
+
+def _load(entry: Any) -> Any:
+    """What an entry point names. Whatever a stranger's module raises is told as ours, with whose it is."""
+    try:
+        return entry.load()
+    except Exception as error:
+        where = f"entry point {entry.name} = {entry.value} of {entry.group}"
+        why = f"could not be loaded ({type(error).__name__}: {first_line(error)})"
+        package = entry.dist.name if entry.dist else "its package"
+        raise UsageError(where, why, "a module that can be imported", f"mend or uninstall {package}") from error
 
 
 def _method_in(module: ModuleType, name: str) -> type:

@@ -20,7 +20,7 @@ from .backbone.probe import probe
 from .config import ReprogramConfig
 from .data.text import TextCollator, layout_of
 from .errors import ArtefactError, BaseModelError, ConfigError
-from .fingerprint import identity
+from .fingerprint import identity, remembered
 from .registry import method_class
 from .reprogrammed import Reprogrammed
 from .template import Answer, Column, Words, has_answer, parse
@@ -67,7 +67,7 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
     _mind_the_space(config, backbone, processor)
     config.base_model_name_or_path = backbone.base.config._name_or_path or None
     config.base_auto_class = backbone.auto_class
-    config.embedding_rms = backbone.rms()
+    config.embedding_rms = remembered(backbone.base, "rms", lambda _: backbone.rms())
     config.fingerprint = identity(backbone.base, processor)
     return config
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the generated parts of the README: the table of methods, from the registry; numbers, from benchmark results.
+"""Write the generated parts of the README: tables of methods, from the registry; numbers, from benchmark results.
 
 python scripts/make_docs.py            # rewrite
 python scripts/make_docs.py --check    # exit 1 where the README is not what would be written
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_reprogram.registry import KINDS, method_class, names
+from hf_reprogram.testing import FAMILIES, pair_config, suits, tiny
 
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +38,41 @@ def methods() -> str:
             shown = ", ".join(f"`{o}`" for o in options) or "none"
             rows.append(f"| {kind} | `{name}` (`hr.{cls.Options.__name__}`) | {shown} | {cls.paper or 'control'} |")
     return "\n".join(rows)
+
+
+def families() -> str:
+    """Which mapping reads which base, with which programs: what tests/contract/test_pairs.py runs, pair by pair."""
+    mappings, alike = names("mapping"), {}
+    for family in FAMILIES:
+        cells = tuple(_programs(mapping, family) for mapping in mappings)
+        alike.setdefault(cells, []).append(f"`{type(tiny(family)[0]).__name__}`")
+    rows = [["base", *(f"`{m}`{_notes('mapping', m)}" for m in mappings)], ["---", *["---"] * len(mappings)]]
+    rows += [[", ".join(bases), *cells] for cells, bases in alike.items()]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    programs = ", ".join(f"`{p}`{_notes('program', p)}" for p in names("program"))
+    notes = "\n".join(f"{i}. `{name}`: {what}" for i, (_, name, what) in enumerate(_exceptions(), 1))
+    return "\n\n".join(part for part in (table, f"yes: with every program ({programs}).", notes) if part)
+
+
+def _programs(mapping: str, family: str) -> str:
+    """The programs with which a mapping runs on a family: `yes` for all of them."""
+    fit = [p for p in names("program") if suits(pair_config(p, mapping, family), family)]
+    return "yes" if fit == names("program") else ", ".join(f"`{p}`" for p in fit) or "-"
+
+
+def _exceptions() -> list[tuple[str, str, str]]:
+    """(kind, name, what) of all that methods say they cannot meet."""
+    methods = [(kind, name) for kind in KINDS for name in names(kind)]
+    return [
+        (kind, name, f"`{check}` does not hold: {reason}")
+        for kind, name in methods
+        for check, reason in method_class(kind, name).xfail.items()
+    ]
+
+
+def _notes(kind: str, name: str) -> str:
+    """References to a method's exceptions."""
+    return "".join(f" ({i})" for i, found in enumerate(_exceptions(), 1) if found[:2] == (kind, name))
 
 
 def result(name: str) -> dict[str, Any]:
@@ -115,7 +151,7 @@ def fill(text: str, mark: str, content: str) -> str:
 
 def render(text: str) -> str:
     """The README with its generated parts made anew."""
-    for mark, content in (("methods", methods()), ("demo", reviews()), ("speed", speed())):
+    for mark, content in (("methods", methods()), ("families", families()), ("demo", reviews()), ("speed", speed())):
         text = fill(text, mark, content)
     return text
 

@@ -71,8 +71,8 @@ def saved_files(kind: str) -> dict[str, bytes]:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        trained(kind).save_pretrained(folder)
-        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        trained(kind).save_pretrained(Path(folder, "program"))
+        return {path.name: path.read_bytes() for path in Path(folder, "program").iterdir()}
 
 
 def saved(kind: str, folder: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
 
 from hf_reprogram.artefact import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
@@ -69,8 +70,8 @@ def test_its_snippet_runs(case: str, family: str, capsys: pytest.CaptureFixture)
     card = _card(model)
     (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     ast.parse(snippet)
-    assert snippet.count('"path/or/repo-of-this-card"') == 1
-    exec(snippet.replace("path/or/repo-of-this-card", "program"), {})
+    assert snippet.startswith("import hf_reprogram as hr\n"), "E§0 3: PEFT knows our type only after this line"
+    exec(snippet, {})
     printed = capsys.readouterr().out
     assert printed.strip()
     if model.peft_config["default"].labels:
@@ -118,7 +119,7 @@ class TestFrontMatter:
         model = _model(KINDS["prompt"])
         model.peft_config["default"].base_model_name_or_path = "HuggingFaceTB/SmolLM2-135M"
         front = _front(_card(model))
-        assert front["base_model"] == "HuggingFaceTB/SmolLM2-135M"
+        assert front["base_model"] == "HuggingFaceTB/SmolLM2-135M" and front["base_model_relation"] == "adapter"
         assert "base_model:adapter:HuggingFaceTB/SmolLM2-135M" in front["tags"]
 
     @pytest.mark.parametrize("name", ["me/tiny", "./tiny", "tiny", "/tmp/tiny", "a/b/c", "~/tiny", "..\\tiny", None])
@@ -142,15 +143,123 @@ def test_a_base_without_a_name_must_be_given_and_the_snippet_says_so() -> None:
     (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert "base_model=base, processing_class=tokenizer" in snippet
     base, tokenizer = tiny("llama")
-    exec(snippet.replace("path/or/repo-of-this-card", "program"), {"base": base, "tokenizer": tokenizer})
+    exec(snippet, {"base": base, "tokenizer": tokenizer})
 
 
-def test_the_record_of_a_run_is_shown() -> None:
+# What a recipe's run and the demo write down.
+RECIPE = {
+    "recipe": "sst2_few",
+    "seed": 3,
+    "data": {"train": "stanfordnlp/sst2", "rows": 32, "validation": "stanfordnlp/sst2", "validation_rows": 872},
+    "steps": 40,
+    "epochs": 2.5,
+    "batch_size": 8,
+    "learning_rates": {"program.0": 0.07},
+    "loss": {"first": 0.9, "last": 0.1},
+    "metrics": {"accuracy": 0.84375, "macro_f1": 0.83, "loss": 0.4, "n": 872, "split": "validation"},
+    "baselines": {"majority": {"accuracy": 0.51}, "untrained": {"accuracy": 0.6, "loss": 0.9}, "classical:32": 0.9},
+    "versions": {"torch": "2.11.0"},
+}
+DEMO = {"seed": 0, "data": "a | b\nc, 32", "batch": 8, "metrics": {"accuracy": 84.4, "test_rows": 1000}}
+
+
+def _recorded(training: dict[str, Any]) -> str:
     model = _model(KINDS["prompt"])
-    model.peft_config["default"].training = {"seed": 3, "data": "a | b\nc", "metrics": {"accuracy": 0.875}}
-    rows = _tables(_card(model))
-    assert ["seed", "3"] in rows and ["metrics", "accuracy 0.875"] in rows
-    assert all(len(row) == 2 for row in rows)
+    model.peft_config["default"].training = training
+    return _card(model)
+
+
+class TestRecordOfARun:
+    def test_metrics_stand_beside_their_baselines(self) -> None:
+        card = _recorded(RECIPE)
+        rows = _tables(card)
+        at = rows.index(["", "accuracy", "macro F1", "loss"])
+        assert rows[at + 2 : at + 6] == [
+            ["**this program**", "84.4 %", "83.0 %", "0.4"],
+            ["always the commonest label", "51.0 %", "", ""],
+            ["the program before training", "60.0 %", "", "0.9"],
+            ["TF-IDF and logistic regression (32)", "90.0 %", "", ""],
+        ]
+        assert "872 rows of the validation part (`stanfordnlp/sst2`)." in card
+        assert "No better in accuracy than: TF-IDF and logistic regression (32)." in card
+
+    def test_what_was_done_is_told(self) -> None:
+        rows = _tables(_recorded(RECIPE))
+        for row in (["recipe", "sst2_few"], ["learning rates", "program.0 0.07"], ["loss", "first 0.9, last 0.1"]):
+            assert row in rows
+        assert not {"metrics", "baselines"} & {row[0] for row in rows}
+
+    def test_metrics_without_baselines_say_so(self) -> None:
+        assert "No baseline was recorded" in _recorded({"metrics": {"accuracy": 0.8}})
+
+    def test_the_hub_gets_them_as_its_own(self) -> None:
+        data = ModelCard(_recorded(RECIPE)).data
+        assert data.datasets == ["stanfordnlp/sst2"] and data.metrics == ["accuracy", "f1", "loss"]
+        assert data.model_name == "program"
+        first = data.eval_results[0]
+        assert (first.task_type, first.dataset_type, first.dataset_split) == (
+            "text-classification", "stanfordnlp/sst2", "validation",
+        )  # fmt: skip
+        assert (first.metric_type, first.metric_value) == ("accuracy", 0.84375)
+
+    def test_percent_and_text_as_the_demo_writes_them(self) -> None:
+        card = _recorded(DEMO)
+        assert ["**this program**", "84.4 %"] in _tables(card) and "1,000 rows." in card
+        data = ModelCard(card).data
+        assert data.eval_results[0].metric_value == 0.844 and data.eval_results[0].dataset_type == "custom"
+        assert data.datasets is None and all(len(row) == 2 for row in _tables(card))
+
+    @pytest.mark.parametrize(
+        ("train", "named"),
+        [("me/rows", True), ("data/train.csv", False), ("rows/a.JSONL.gz", False), ("me/tiny", False), (7, False)],
+    )
+    def test_a_file_is_no_dataset_of_the_hub(self, train: Any, named: bool) -> None:
+        assert ("datasets" in _front(_recorded({"data": {"train": train}}))) == named
+
+    @pytest.mark.parametrize(("language", "known"), [("en", True), ("English", False), (["en"], False), (None, False)])
+    def test_language_only_where_known(self, language: Any, known: bool) -> None:
+        assert ("language" in _front(_recorded({"language": language}))) == known
+
+    @pytest.mark.parametrize(
+        "training",
+        [
+            {}, {"metrics": None}, {"metrics": 0.8}, {"metrics": []}, {"metrics": {"accuracy": "high", "x|y": True}},
+            {"metrics": {"a|b\n": 10**400, "c`d": 1.5, "accuracy": 1}, "baselines": [1]},
+            {"metrics": {"loss": -1e300, "split": 7, "n": "many"}, "baselines": {"majority": None, "x|": {"loss": 2}}},
+            {"data": [1, {"a": None}], "metrics": {"accuracy": 0.5}, "baselines": {"probe": "low"}},
+            {"data": {"train": None, "validation": {"x": 1}}, "metrics": {"accuracy": 0.5, "split": "validation"}},
+            {"---": "---", "<!--": None, "deep": {"a": {"b": {"c": [[], {}, None, {"d": False}]}}}},
+        ],
+    )  # fmt: skip
+    def test_free_json_breaks_nothing(self, training: dict[str, Any]) -> None:
+        card = _recorded(training)
+        assert _front(card)["library_name"] == "hf_reprogram" and "None" not in card
+        ModelCard(card)
+        for table in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):
+            assert len({len(row) for row in _tables(table)}) == 1, "a cell broke its table"
+
+
+def test_a_second_save_is_byte_identical() -> None:
+    model = _model(KINDS["prompt"])
+    model.peft_config["default"].training = RECIPE
+    assert _card(model) == _card(model)
+
+
+@pytest.mark.parametrize("name", ["a b", 'quo"ted', "back\\slash", "umläut", "new\nline", "odd\udc80byte"])
+def test_its_snippet_runs_from_any_folder(name: str) -> None:
+    model = _model(KINDS["prompt"])
+    model.save_pretrained(name)
+    (snippet,) = re.findall(r"```python\n(.*?)```", Path(name, CARD_FILE).read_text(), re.DOTALL)
+    exec(snippet, {})
+
+
+def test_its_snippet_names_the_sub_folder() -> None:
+    model = _model(KINDS["prompt"])
+    model.add_adapter("topics", ReprogramConfig(**KINDS["prompt"]))
+    model.save_pretrained("program")
+    (snippet,) = re.findall(r"```python\n(.*?)```", Path("program", "topics", CARD_FILE).read_text(), re.DOTALL)
+    assert 'from_pretrained("program", subfolder="topics")' in snippet
+    exec(snippet, {})
 
 
 def test_it_is_written_with_the_artefact_and_nothing_else() -> None:

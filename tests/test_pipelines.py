@@ -198,7 +198,7 @@ class TestFromAFolder:
 
     def test_arguments_for_loading(self, folder: Path) -> None:
         with pytest.raises(ArtefactError, match="dtype"):
-            hr.pipeline("text-classification", folder / "program", model_kwargs={"dtype": torch.bfloat16})
+            hr.pipeline("text-classification", folder / "program", model_kwargs={"dtype": torch.float16})
 
     def test_nobody_calls_it_unsupported(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         """transformers says "The model 'PeftModel' is not supported for ..." of programs that work (peft#218)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import huggingface_hub
 import pytest
 
 import hf_reprogram as hr
+from hf_reprogram.registry import method_class
 from hf_reprogram.testing import tiny
 from scripts import make_docs
 
@@ -35,16 +35,23 @@ def test_the_twenty_lines_run_as_they_stand(
     tokenizer.save_pretrained(HUB_NAME)
     hub = tmp_path / "me" / "reviews"
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo, **k: SimpleNamespace(repo_id=repo))
-    upload = lambda self, folder_path, **k: shutil.copytree(folder_path, hub)  # noqa: E731
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
+
+    def commit(self, repo, operations, **_):
+        hub.mkdir(parents=True)
+        for file in operations:
+            (hub / file.path_in_repo).write_bytes(file.path_or_fileobj)
+        return SimpleNamespace(pr_url=None)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", commit)
     words = _example().replace("AutoModelForCausalLM", AUTO[family]).replace(" terrible", " bad")
     exec(compile(words, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "trainable params: 320 ||" in printed
     assert re.search(r"\[\{'label': '(negative|positive)', 'score': 0\.\d+\}\]", printed)
     assert sorted(p.name for p in hub.iterdir()) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
-    for path in hub.iterdir():
-        assert path.read_bytes() == (tmp_path / "reviews" / path.name).read_bytes()
+    for path in hub.iterdir():  # the card tells where it is
+        saved = (tmp_path / "reviews" / path.name).read_bytes()
+        assert path.read_bytes() == saved.replace(b'from_pretrained("reviews")', b'from_pretrained("me/reviews")')
 
 
 def test_the_example_is_twenty_lines() -> None:
@@ -53,6 +60,14 @@ def test_the_example_is_twenty_lines() -> None:
 
 def test_generated_parts_are_up_to_date() -> None:
     assert make_docs.render(README) == README, "run `make docs`"
+
+
+def test_an_exception_of_a_method_is_a_footnote(monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = method_class("mapping", "verbalizer")
+    monkeypatch.setattr(cls, "xfail", {"padding_changes_nothing": "it counts tokens."})
+    table = make_docs.families()
+    assert "| `verbalizer` (1) |" in table and "(2)" not in table
+    assert table.endswith("\n\n1. `verbalizer`: `padding_changes_nothing` does not hold: it counts tokens.")
 
 
 def test_every_public_name_is_there() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from typing import Any, get_type_hints
 
 import pytest
@@ -69,7 +70,8 @@ class TestRanges:
     def test_numbers(self, case: tuple) -> None:
         kind, name, f = case
         low, high = f.metadata["low"], f.metadata["high"]
-        assert (low is None or low <= f.default) and (high is None or f.default <= high)
+        optional = f.default is None
+        assert optional or ((low is None or low <= f.default) and (high is None or f.default <= high))
         cls, rest = options_class(kind, name), _example(kind, name)
         for limit, outside in ((low, -1), (high, 1)):
             if limit is None:
@@ -77,7 +79,7 @@ class TestRanges:
             cls(**{**rest, f.name: limit})
             beyond = limit + outside * (1 if isinstance(limit, int) else max(abs(limit) * 1e-6, 1e-12))
             self._refused(cls, rest, f.name, beyond)
-        for value in (float("nan"), float("inf"), float("-inf"), 10**400, True, "1", None, [1]):
+        for value in (float("nan"), float("inf"), float("-inf"), 10**400, True, "1", [1], *[None] * (not optional)):
             self._refused(cls, rest, f.name, value)
 
     @pytest.mark.parametrize("case", CHOSEN, ids=_ids)
@@ -220,6 +222,12 @@ class TestForeignMethods:
         method = self._method(name, kind)
         monkeypatch.setattr(registry, "entry_points", lambda group: [_Entry("far", method)])
         with pytest.raises(UsageError, match="registered as program 'far'"):
+            method_class("program", "far")
+
+    def test_that_cannot_be_imported_is_named_with_its_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        entry = EntryPoint("far", "no_such_module", "hf_reprogram.programs")
+        monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+        with pytest.raises(UsageError, match="far = no_such_module of hf_reprogram.programs: .*ModuleNotFoundError"):
             method_class("program", "far")
 
     def test_cannot_take_the_place_of_ours(self, monkeypatch: pytest.MonkeyPatch) -> None:

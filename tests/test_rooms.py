@@ -27,6 +27,7 @@ ORDER = [
     "mappings",
     "fingerprint",
     "artefact",
+    "hub",
     "card",
     "data",
     "tuner",

@@ -30,9 +30,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the page."""
     from .. import artefact
+    from ..hub import fetch
     from ..wrap import config_of
 
-    folder = artefact.fetch(options.program)
+    folder = fetch(options.program)
     sealed, tensors = artefact.load(folder)
     config = config_of(sealed, folder)
     found = facts(options.program, folder, config, tensors)

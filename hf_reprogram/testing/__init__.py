@@ -10,6 +10,7 @@ Each check is a plain function of a config and a family; a failure names the met
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -24,7 +25,7 @@ from .models import FAMILIES, LANGUAGE_MODELS, tiny
 
 __all__ = [
     "CHECKS", "FAMILIES", "LABELS", "LANGUAGE_MODELS", "ROWS", "build", "check_mapping", "check_program", "config_of",
-    "flags", "logits_of", "mapping_config", "program_config", "refused", "state_hash", "suits", "tiny",
+    "flags", "logits_of", "mapping_config", "pair_config", "program_config", "refused", "state_hash", "suits", "tiny",
 ]  # fmt: skip
 
 _PROMPT = {"type": "prompt", "template": "{prompt:3} {text} {prompt:2} it was{answer}"}
@@ -52,6 +53,12 @@ def mapping_config(name: str, family: str = "llama") -> ReprogramConfig:
     # Who gives out the base's own output has no labels of the user's.
     labels = None if "base" in options.reads() else LABELS
     return ReprogramConfig(program=_placed(_PROMPT, family), mapping=options, labels=labels)
+
+
+def pair_config(program: str, mapping: str, family: str) -> ReprogramConfig:
+    """The config by which a program and a mapping are checked together: both by their own examples."""
+    reads = mapping_config(mapping, family)
+    return ReprogramConfig(program=program_config(program, family).program, mapping=reads.mapping, labels=reads.labels)
 
 
 def config_of(kind: str, name: str, family: str) -> ReprogramConfig:
@@ -89,23 +96,27 @@ def refused(config: ReprogramConfig, family: str) -> None:
         raise AssertionError("a mapping that cannot be read was not refused")
 
 
-def check_program(name: str) -> None:
-    """Run every check on a registered program, on every family.
+def check_program(name: str, families: Iterable[str] = FAMILIES) -> None:
+    """Run every check on a registered program.
+
+    Args:
+        name: of the program.
+        families: of tiny bases; all by default.
 
     Raises:
         AssertionError: names the program, the family, the check, and the number seen.
     """
-    _check("program", name)
+    _check("program", name, families)
 
 
-def check_mapping(name: str) -> None:
-    """Run every check on a registered mapping, on every family that gives what it reads; others must refuse it."""
-    _check("mapping", name)
+def check_mapping(name: str, families: Iterable[str] = FAMILIES) -> None:
+    """Run every check on a registered mapping, on families that give what it reads; the others must refuse it."""
+    _check("mapping", name, families)
 
 
-def _check(kind: str, name: str) -> None:
+def _check(kind: str, name: str, families: Iterable[str]) -> None:
     excused = method_class(kind, name).xfail
-    for family in FAMILIES:
+    for family in families:
         config = config_of(kind, name, family)
         checks = CHECKS if suits(config, family) else {"refused": refused}
         for check, function in checks.items():

@@ -51,7 +51,10 @@ def frozen(model: Any, collator: Any, rows: Any, cache: Any = None, rebuild: boo
     if isinstance(rows, FrozenRows):
         rows.check(model, model.active_mapping().labels)
         return rows
-    changing = uncacheable(model, model.active_mapping().reading())
+    reading, fitted = model.active_mapping().reading(), model.active_mapping().fit_reading()
+    changing = uncacheable(model, reading)
+    if reading != fitted or reading.kind == "sequence":
+        changing = f"training reads {reading.kind}, where frozen rows hold {fitted.kind} in one vector each"
     if changing and cache is None:
         return None
     reason = changing or _unsteady(model, collator, rows)

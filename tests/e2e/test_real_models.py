@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer, Trainer
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    Trainer,
+)
 from transformers import TrainingArguments as Arguments
 
 import hf_reprogram as hr
@@ -110,3 +117,48 @@ def test_smollm2_is_proved_by_the_probe(smollm2: Path, dtype: torch.dtype) -> No
     from hf_reprogram.backbone.text import TextBackbone
 
     probe(TextBackbone(AutoModelForCausalLM.from_pretrained(smollm2, dtype=dtype)))
+
+
+def test_a_bare_encoder_reads_the_mean_of_its_states(minilm: Path, tmp_path: Path) -> None:
+    """MiniLM has no head: its mean state is that of transformers' own forward, and a ridge on it tells topics."""
+    base, tokenizer = AutoModel.from_pretrained(minilm), AutoTokenizer.from_pretrained(minilm)
+    food = ["A man is eating food.", "She cooks a spicy soup.", "The bread is fresh.", "They had rice for lunch."]
+    money = [
+        "The stock market fell.",
+        "Banks raised their rates.",
+        "Shares rose by a tenth.",
+        "The price of oil sank.",
+    ]
+    rows = [{"text": t, "label": "food"} for t in food] + [{"text": t, "label": "money"} for t in money]
+    config = hr.ReprogramConfig(mapping=hr.LinearConfig(pool="mean"), labels=["food", "money"])
+    model = hr.get_reprogram_model(base, config, tokenizer)
+    columns = model.collator(disabled=True)([{"text": t} for t in food])
+    ours = model.reprogrammed.readout(columns, hr.Reading("state", pool="mean"))
+    plain = tokenizer(food, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        states, mask = base(**plain).last_hidden_state, plain["attention_mask"].unsqueeze(-1)
+    torch.testing.assert_close(ours, (states * mask).sum(1) / mask.sum(1), atol=1e-5, rtol=0)
+    model.fit_mapping(rows)
+    found = model.predict(["The soup was too salty.", "Investors sold their bonds."])
+    assert [row["label"] for row in found] == ["food", "money"]
+    _round_trip(model, rows, tmp_path / "program")
+
+
+def test_words_of_several_tokens_have_the_probability_that_the_model_gives_them(smollm2: Path) -> None:
+    """ " New York" against transformers' own loss of the same continuation."""
+    base, tokenizer = AutoModelForCausalLM.from_pretrained(smollm2), AutoTokenizer.from_pretrained(smollm2)
+    words = {"city": [" New York City"], "town": [" Vladivostok"]}
+    config = hr.ReprogramConfig(
+        program=hr.NoneConfig(template="{text}{answer}"), mapping=hr.VerbalizerConfig(words=words)
+    )
+    model = hr.get_reprogram_model(base, config, tokenizer)
+    text = "The Statue of Liberty stands in"
+    scores = logits_of(model, [{"text": text}])[0]
+    for score, (word,) in zip(scores, words.values(), strict=True):
+        head, tail = (tokenizer(t, return_tensors="pt", add_special_tokens=False)["input_ids"] for t in (text, word))
+        labels = torch.cat([torch.full_like(head, -100), tail], 1)
+        with torch.no_grad():
+            loss = base(input_ids=torch.cat([head, tail], 1), labels=labels).loss
+        assert tail.shape[1] > 1
+        assert score.item() == pytest.approx(-loss.item() * tail.shape[1], abs=1e-3)
+    assert model.predict(text)[0]["label"] == "city"

@@ -1,0 +1,25 @@
+"""Every program with every mapping on every family: the README's table, cell by cell."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_reprogram.registry import names
+from hf_reprogram.testing import FAMILIES, ROWS, build, logits_of, pair_config, refused, suits
+from hf_reprogram.testing.helpers import loss_of
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("mapping", names("mapping"))
+@pytest.mark.parametrize("program", names("program"))
+def test_a_pair_runs_or_is_refused(program: str, mapping: str, family: str) -> None:
+    config = pair_config(program, mapping, family)
+    if not suits(config, family):
+        refused(config, family)
+        return
+    model = build(config, family)
+    learns = [p for p in model.parameters() if p.requires_grad]
+    if learns:
+        loss_of(model, ROWS).backward()
+        assert all(p.grad is not None for p in learns)
+    assert logits_of(model, ROWS).isfinite().all()
