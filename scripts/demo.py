@@ -35,9 +35,9 @@ import fetch_models
 import torch
 from benchmarks.baselines import (
     Outcome,
+    Untaught,
     classical,
     folder_bytes,
-    frozen,
     guesses,
     in_slices,
     majority,
@@ -235,7 +235,10 @@ def untaught(data: Data) -> list[Outcome]:
     few, test = ([{**row, "text": " " + row["text"]} for row in rows] for rows in (data.few, data.test))
     bar = Progress("untaught", len(few) + len(test))
     try:
-        return frozen(base, tokenizer, UNTAUGHT, VERBALIZER, few, test, content_free=" N/A", tick=bar.tell)
+        model = Untaught(base, tokenizer, UNTAUGHT, VERBALIZER, test, content_free=" N/A", tick=bar.tell)
+        outcomes = [model.words("zero_shot"), model.words("calibrated"), model.probe(few)]
+        model.close()
+        return outcomes
     finally:
         bar.close()
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.baselines import Outcome, paired_gain
+from benchmarks.baselines import Outcome
+from benchmarks.intervals import paired_gain
 
 
 Row = dict[str, Any]
@@ -69,7 +70,7 @@ def verdict(outcomes: Sequence[Outcome], truth: Sequence[str]) -> str:
     ours = by_name["ours"]
 
     def against(name: str) -> str:
-        gain, error = paired_gain(ours, by_name[name], truth)
+        gain, error = paired_gain(ours.right(truth), by_name[name].right(truth))
         return f"{abs(gain):.1f} points {'above' if gain >= 0 else 'BELOW'} {name} (standard error {error:.1f})"
 
     simpler = sorted(set(by_name) - {"ours", "random_source"}, key=lambda name: -reached[name])

@@ -145,10 +145,10 @@ def test_unknown_attributes_are_reported_as_unknown(model: ReprogramModel) -> No
     assert model.device.type == "cpu" and model.dtype == torch.float32
 
 
-def test_importing_twice_in_a_fresh_process_registers_once() -> None:
+def test_a_fresh_process_that_has_peft_registers_at_import_and_once() -> None:
     code = (
-        "import hf_reprogram as hr; hr.ReprogramConfig; import peft.mapping as m; import hf_reprogram.tuner as t;"
-        "t.register(); print(m.PEFT_TYPE_TO_PREFIX_MAPPING['REPROGRAM'])"
+        "import peft, hf_reprogram; import peft.mapping as m; print(m.PEFT_TYPE_TO_PREFIX_MAPPING['REPROGRAM']);"
+        "import hf_reprogram.tuner as t; t.register()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "reprogram_"

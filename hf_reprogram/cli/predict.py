@@ -6,8 +6,10 @@ label and its probability:
     {"text": "Great sound.", "stars": 5, "label": "positive", "score": 0.98}
 
 The row's own columns come first, as they were; one that is itself called `label`, `score` or `top` becomes
-`input_label` and so on. Rows are answered as they come: the pipe may have no end, and a person may type them. The
-first line that cannot be used ends the run with its number; the answers to the lines before it are written.
+`input_label` and so on. Where a row may have several labels, or numbers, `top` lists them all.
+
+Rows are answered as they come: the pipe may have no end, and a person may type them. The first line that cannot be
+used ends the run with its number; the answers to the lines before it are written.
 """
 
 from __future__ import annotations
@@ -75,6 +77,9 @@ def _answered(classify: Any, lines: Lines, options: argparse.Namespace) -> Itera
     collator = classify.model.collator()
     rows = read_rows(lines, lines.name, sources[columns[0]], list(sources.values()))
     failed: ReprogramError | None = None
+    top_k = {} if options.top_k is None else {"top_k": options.top_k}
+    if not top_k and classify.model.problem_type() != "single_label_classification":
+        top_k = {"top_k": None}  # a row has several labels, or several numbers: all of them
     while failed is None:
         numbers, found, failed = _take(rows, lines, options.batch_size * _CHUNK)
         wanted = []
@@ -86,7 +91,6 @@ def _answered(classify: Any, lines: Lines, options: argparse.Namespace) -> Itera
                 break
         found, numbers = found[: len(wanted)], numbers[: len(wanted)]
         if wanted:
-            top_k = {} if options.top_k is None else {"top_k": options.top_k}
             answers = classify(wanted, batch_size=options.batch_size, **top_k)
             yield numbers, [_with(row, answer) for row, answer in zip(found, answers, strict=True)]
         elif failed is None:

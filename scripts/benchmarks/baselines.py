@@ -3,14 +3,14 @@
 Rows are dicts with a `text` and a `label` (its name). Nothing here looks at the labels of test rows; whoever calls
 compares the guesses with them.
 
-    outcomes = [majority(train, test), classical(train, test, "all"), *frozen(base, tokenizer, ..., few, test)]
-    gain, error = paired_gain(ours, outcomes[0], truth)
+    outcomes = [majority(train, test), classical(train, test, "all"), Untaught(base, ..., test).probe(few)]
+
+PEFT's methods are in peft_baselines.py, intervals in intervals.py.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import pickle
 import tempfile
 import time
@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import hf_reprogram as hr
+from hf_reprogram.mappings.linear import ridge
 
 
 Row = dict[str, Any]
@@ -96,67 +97,81 @@ def classical(train: Sequence[Row], test: Sequence[Row], variant: str) -> Outcom
 # The frozen model, untaught -----------------------------------------------------------------------------------------
 
 
-def frozen(
-    base: PreTrainedModel,
-    tokenizer: Any,
-    template: str,
-    verbalizer: dict[str, Any],
-    few: Sequence[Row],
-    test: Sequence[Row],
-    content_free: str = "N/A",
-    tick: Tick | None = None,
-) -> list[Outcome]:
-    """Label words zero-shot, the same calibrated, and a linear probe: one pass of the frozen model serves all three.
+class Untaught:
+    """The frozen model without a program: one pass over the test rows serves every way to read them.
 
     Args:
-        base, tokenizer: given back as they came.
+        base, tokenizer: given back as they came by `close`.
         template: ours without its slots.
         verbalizer: options of our verbalizer.
-        few: labelled rows for the probe, a ridge whose penalty is chosen by leave-one-out error on them.
         test: rows to judge.
         content_free: the text of contextual calibration (2102.09690).
         tick: told of every row that is done.
     """
-    program, labels = {"type": "none", "template": template}, list(verbalizer["words"])
-    calibration = {"calibration": "contextual", "calibration_texts": [content_free]}
-    mappings = {
-        "zero_shot": hr.VerbalizerConfig(**verbalizer),
-        "calibrated": hr.VerbalizerConfig(**verbalizer, **calibration),
-        "probe": hr.LinearConfig(on="state", pool="answer", solver="ridge"),
-    }
-    configs = {name: hr.ReprogramConfig(program=program, mapping=m, labels=labels) for name, m in mappings.items()}
-    model = hr.get_reprogram_model(base, configs["zero_shot"], processing_class=tokenizer, adapter_name="zero_shot")
 
-    start = time.perf_counter()
-    states = _answer_states(model, test, tick)  # (rows, dim)
-    judging = time.perf_counter() - start
-    outcomes = []
-    for name, config in configs.items():
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        tokenizer: Any,
+        template: str,
+        verbalizer: dict[str, Any],
+        test: Sequence[Row],
+        content_free: str = "N/A",
+        tick: Tick | None = None,
+    ) -> None:
+        self.labels, self.tick = list(verbalizer["words"]), tick
+        calibration = {"calibration": "contextual", "calibration_texts": [content_free]}
+        mappings = {
+            "zero_shot": hr.VerbalizerConfig(**verbalizer),
+            "calibrated": hr.VerbalizerConfig(**verbalizer, **calibration),
+            "probe": hr.LinearConfig(on="state", pool="answer", solver="ridge"),
+        }
+        program = {"type": "none", "template": template}
+        self.configs = {
+            name: hr.ReprogramConfig(program=program, mapping=mapping, labels=self.labels)
+            for name, mapping in mappings.items()
+        }
+        first = "zero_shot"
+        self.model = hr.get_reprogram_model(base, self.configs[first], processing_class=tokenizer, adapter_name=first)
         start = time.perf_counter()
-        if name != "zero_shot":
-            model.add_adapter(name, config)  # estimates the offset of the calibrated one
-        model.set_adapter(name)
-        mapping = model.active_mapping()
-        if name == "probe":
-            mapping.fit(_answer_states(model, few, tick), torch.tensor([labels.index(row["label"]) for row in few]))
-        scores = mapping(hr.Readout(_read(model, states, mapping.reading()), kind=mapping.reading().kind))
-        seconds = judging + time.perf_counter() - start
-        fitted = {"zero_shot": 0, "calibrated": len(labels), "probe": len(labels) * (states.shape[1] + 1)}[name]
-        outcomes.append(Outcome(name, guesses(scores, labels), fitted, artefact_bytes(model), seconds, scores))
-    model.unload()
-    return outcomes
+        self.states = self._states(test)  # (rows, dim)
+        self.seconds = time.perf_counter() - start
 
+    def words(self, name: str = "zero_shot") -> Outcome:
+        """Label words as they come (`zero_shot`), or less what is said of a content-free text (`calibrated`)."""
+        return self._outcome(name, None, {"zero_shot": 0, "calibrated": len(self.labels)}[name])
 
-@torch.no_grad()
-def _answer_states(model: hr.ReprogramModel, rows: Sequence[Row], tick: Tick | None) -> Tensor:
-    """The base's last states at the answer slot, (rows, dim)."""
-    collator = model.collator()
+    def probe(self, few: Sequence[Row]) -> Outcome:
+        """A ridge on the states of labelled rows, its penalty chosen by leave-one-out error on them."""
+        return self._outcome("probe", few, len(self.labels) * (self.states.shape[1] + 1))
 
-    def read(part: list[Row]) -> Tensor:
-        columns = collator.stack(collator.lay_out(part, labelled=False))
-        return model.reprogrammed.readout(columns, hr.Reading("state", pool="answer"))
+    def close(self) -> None:
+        """Give the base back."""
+        self.model.unload()
 
-    return in_slices(rows, read, tick)
+    def _outcome(self, name: str, few: Sequence[Row] | None, fitted: int) -> Outcome:
+        start = time.perf_counter()
+        if name not in self.model.peft_config:
+            self.model.add_adapter(name, self.configs[name])  # estimates the offset of the calibrated one
+        self.model.set_adapter(name)
+        mapping = self.model.active_mapping()
+        if few is not None:
+            mapping.fit(self._states(few), torch.tensor([self.labels.index(row["label"]) for row in few]))
+        reading = mapping.reading()
+        scores = mapping(hr.Readout(_read(self.model, self.states, reading), kind=reading.kind))
+        seconds = self.seconds + time.perf_counter() - start
+        return Outcome(name, guesses(scores, self.labels), fitted, artefact_bytes(self.model), seconds, scores)
+
+    @torch.no_grad()
+    def _states(self, rows: Sequence[Row]) -> Tensor:
+        """The base's last states at the answer slot, (rows, dim)."""
+        collator = self.model.collator()
+
+        def read(part: list[Row]) -> Tensor:
+            columns = collator.stack(collator.lay_out(part, labelled=False))
+            return self.model.reprogrammed.readout(columns, hr.Reading("state", pool="answer"))
+
+        return in_slices(rows, read, self.tick)
 
 
 @torch.no_grad()
@@ -166,6 +181,39 @@ def _read(model: hr.ReprogramModel, states: Tensor, reading: hr.Reading) -> Tens
         return states
     head = model.backbone.head
     return head.logits(head.transform(states), torch.tensor(reading.ids))  # (rows, words)
+
+
+def encoder_states(encoder: PreTrainedModel, tokenizer: Any, rows: Sequence[Row]) -> Tensor:
+    """Mean of a bare encoder's last states over a text's tokens, special ones included: (rows, dim)."""
+
+    @torch.no_grad()
+    def read(part: list[Row]) -> Tensor:
+        columns = tokenizer([row["text"] for row in part], padding=True, truncation=True, return_tensors="pt")
+        keep = columns["attention_mask"].unsqueeze(-1)  # (rows, time, 1)
+        return (encoder(**columns).last_hidden_state * keep).sum(1) / keep.sum(1)
+
+    return in_slices(rows, read)
+
+
+def encoder_probe(
+    variant: str, states: Tensor, few: Tensor, labels: Sequence[str], truth: Sequence[str], seconds: float = 0.0
+) -> Outcome:
+    """The probe on features that were made elsewhere.
+
+    Args:
+        variant: what the method is called after `probe:`.
+        states: (test rows, dim).  few: (rows, dim), of the labelled ones.
+        labels: names of all labels.
+        truth: labels of the few.
+        seconds: that the features took.
+    """
+    start = time.perf_counter()
+    target = torch.eye(len(labels), dtype=torch.double)[[labels.index(label) for label in truth]]  # one-hot
+    matrix, bias, *_ = ridge(few.double().numpy(), target.numpy())
+    scores = states.double() @ torch.from_numpy(matrix).T + torch.from_numpy(bias)  # (rows, classes)
+    numbers = matrix.size + bias.size
+    seconds += time.perf_counter() - start
+    return Outcome(f"probe:{variant}", guesses(scores, labels), numbers, 4 * numbers, seconds, scores)
 
 
 # The same program on a model that knows nothing ---------------------------------------------------------------------
@@ -225,11 +273,3 @@ def artefact_bytes(model: hr.ReprogramModel) -> int:
 def folder_bytes(folder: str | Path) -> int:
     """Bytes of all files in a folder."""
     return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-
-
-def paired_gain(ours: Outcome, other: Outcome, truth: Sequence[str]) -> tuple[float, float]:
-    """How many points `ours` is above `other` on the same rows, and the standard error of that difference."""
-    differences = [a - b for a, b in zip(ours.right(truth), other.right(truth), strict=True)]
-    mean = sum(differences) / len(differences)
-    variance = sum((d - mean) ** 2 for d in differences) / max(len(differences) - 1, 1)
-    return 100 * mean, 100 * math.sqrt(variance / len(differences))

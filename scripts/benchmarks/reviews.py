@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -21,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # demo.py and fetc
 
 import demo
 import fetch_models
-import numpy as np
 from benchmarks.baselines import Outcome, classical, majority
+from benchmarks.intervals import accuracies, collected, gains, kept
 from benchmarks.report import Report, Row
 
 
@@ -50,70 +49,19 @@ def outcomes(data: demo.Data, steps: int) -> list[Outcome]:
 
 def measure(data: demo.Data, seed: int, steps: int) -> list[Row]:
     """Rows of one draw: accuracies in percent, and which test rows each method got right (for the intervals)."""
-    rows = []
-    for outcome in outcomes(data, steps):
-        right = "".join("1" if r else "0" for r in outcome.right(data.truth))
-        task = f"{TASK}, draw {seed}"
-        rows.append(Row(task, outcome.method, "accuracy", outcome.accuracy(data.truth), n=len(right), note=right))
-    return rows
+    return [kept(TASK, seed, outcome.method, outcome.right(data.truth)) for outcome in outcomes(data, steps)]
 
 
 def summary(cells: list[Row], data: demo.Data) -> list[Row]:
     """Means over draws with their spread, and paired gains of ours with 95 % bootstrap intervals."""
-    right: dict[str, list[np.ndarray]] = {}
-    for row in cells:
-        right.setdefault(row.method, []).append(np.array([c == "1" for c in row.note], dtype=float))
-    rows = [
-        _fixed(outcome, data) for outcome in (majority(data.train, data.test), classical(data.train, data.test, "all"))
+    right = collected(cells)[TASK]
+    fixed = [majority(data.train, data.test), classical(data.train, data.test, "all")]
+    alone = [
+        Row(TASK, outcome.method, "accuracy", outcome.accuracy(data.truth), n=1, note="does not depend on the draw")
+        for outcome in fixed
     ]
-    for method, draws in right.items():
-        values = [100 * d.mean() for d in draws]
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        each = ", ".join(f"{v:.1f}" for v in values)
-        rows.append(
-            Row(
-                TASK,
-                method,
-                "accuracy",
-                statistics.mean(values),
-                min(values),
-                max(values),
-                len(values),
-                f"sd {spread:.1f}; draws {each}",
-            )
-        )
-    ours = np.stack(right["ours"])
-    for method in [m for m in right if m != "ours"]:
-        gain, low, high = bootstrap(ours - np.stack(right[method]))
-        rows.append(
-            Row(
-                TASK,
-                "ours",
-                f"accuracy_gain_over:{method}",
-                gain,
-                low,
-                high,
-                ours.shape[0],
-                "95 % paired bootstrap over draws and sentences",
-            )
-        )
-    return sorted(rows, key=lambda r: (r.metric != "accuracy", -(r.value or 0)))
-
-
-def _fixed(outcome: Outcome, data: demo.Data) -> Row:
-    return Row(TASK, outcome.method, "accuracy", outcome.accuracy(data.truth), n=1, note="does not depend on the draw")
-
-
-def bootstrap(differences: np.ndarray, times: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean and 95 % interval, in points, of (draws, rows) differences: draws resampled, then sentences (M§D.5)."""
-    generator = np.random.default_rng(seed)
-    draws, rows = differences.shape
-    means = np.empty(times)
-    for i in range(times):
-        picked = differences[generator.integers(draws, size=draws)].mean(0)
-        means[i] = picked[generator.integers(rows, size=rows)].mean()
-    low, high = np.quantile(100 * means, [0.025, 0.975])
-    return float(100 * differences.mean()), float(low), float(high)
+    reached = sorted([*accuracies(TASK, right), *alone], key=lambda row: -row.value)
+    return [*reached, *gains(TASK, right)]
 
 
 def main() -> int:

@@ -12,15 +12,12 @@ lowest and highest are reported. A busy machine changes seconds, not ratios; FLO
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -34,6 +31,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the cache; PEFT
 import fetch_models
 import torch
 from benchmarks.floor import BareLoop, Seconds, ShapeRecorder, Work, flops, interleaved, saved_bytes, spread, timed
+from benchmarks.peft_baselines import twin, without_pefts_warning
 from benchmarks.report import RESULTS, SCRATCH, Report, Row, bar
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
@@ -125,7 +123,7 @@ class Models:
 
     def twin(self) -> PreTrainedModel:
         """Another module tree on the very same weights, so that no method sees what another does to the base."""
-        return copy.deepcopy(self.base, {id(p): p for p in self.base.parameters()})
+        return twin(self.base)
 
     @cached_property
     def config(self) -> ReprogramConfig:
@@ -199,14 +197,6 @@ def for_peft(columns: Columns, slots: int) -> Columns:
 
 def _by_row(columns: Columns) -> Iterator[tuple[Tensor, ...]]:
     return zip(columns["input_ids"], columns["slot_index"], columns["attention_mask"], strict=True)
-
-
-@contextmanager
-def without_pefts_warning() -> Iterator[None]:
-    """PEFT reads a flag of the base under its old name; transformers warns of it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
-        yield
 
 
 def trainer_of(model: nn.Module, loss: Callable[[], Tensor]) -> Work:

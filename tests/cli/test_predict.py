@@ -73,6 +73,19 @@ def test_text_names_the_column(program: Path, tmp_path: Path, capsys: Capture) -
     assert _answers(capsys.readouterr().out)[0]["adapter"] == "5 volts"  # a column like any other
 
 
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_several_labels_or_numbers_are_all_written(
+    saved: Callable[..., Path], tmp_path: Path, capsys: Capture, problem: str
+) -> None:
+    mapping = hr.LinearConfig(pool="mean", solver="gradient")
+    program = {"type": "prompt", "template": "{prompt:2} {text}"}
+    folder = saved(hr.ReprogramConfig(program=program, mapping=mapping, labels=["a", "b", "c"], problem_type=problem))
+    (tmp_path / "rows.txt").write_text("my phone broke\n")
+    assert main(["predict", str(folder / "program"), str(tmp_path / "rows.txt")]) == 0
+    (answer,) = _answers(capsys.readouterr().out)
+    assert sorted(a["label"] for a in answer["top"]) == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize("bad", ["", "{", '{"text": ""}', '{"text": 3, "x": \n', '{"txt": "a"}', "[]"])
 def test_a_line_that_cannot_be_used_ends_the_run_after_the_lines_before_it(
     program: Path, tmp_path: Path, capsys: Capture, bad: str
@@ -175,7 +188,8 @@ def test_rows_of_like_length_run_together(monkeypatch: pytest.MonkeyPatch) -> No
         return [{"label": "x", "score": 1.0}] * len(rows)
 
     collator = SimpleNamespace(lay_out=lambda rows: None)
-    classify.model = SimpleNamespace(columns=lambda: ["text"], collator=lambda: collator)
+    kind = "single_label_classification"
+    classify.model = SimpleNamespace(columns=lambda: ["text"], collator=lambda: collator, problem_type=lambda: kind)
     options = SimpleNamespace(text=None, batch_size=4, top_k=None)
     reader, writer = os.pipe()
     os.write(writer, b"a\n" * 40)

@@ -6,7 +6,15 @@ import copy
 
 import pytest
 import torch
-from benchmarks.baselines import Outcome, classical, frozen, in_slices, majority, paired_gain, random_source
+from benchmarks.baselines import (
+    Untaught,
+    classical,
+    encoder_probe,
+    encoder_states,
+    in_slices,
+    majority,
+    random_source,
+)
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import hf_reprogram as hr
@@ -90,7 +98,9 @@ def test_frozen_rows_are_what_three_models_of_ours_would_say(family: str):
     verbalizer = {"words": {"negative": [" bad"], "positive": [" good"]}}
     template = "{text} it was{answer}"
     seen: list[int] = []
-    found = frozen(base, tokenizer, template, verbalizer, ROWS, ROWS, content_free="the", tick=seen.append)
+    model = Untaught(base, tokenizer, template, verbalizer, ROWS, content_free="the", tick=seen.append)
+    found = [model.words("zero_shot"), model.words("calibrated"), model.probe(ROWS)]
+    model.close()
     assert [outcome.method for outcome in found] == ["zero_shot", "calibrated", "probe"]
     assert sum(seen) == 2 * len(ROWS)  # one pass over the test rows, one over the few
 
@@ -109,7 +119,35 @@ def test_frozen_rows_are_what_three_models_of_ours_would_say(family: str):
     assert state_hash(base) == before and all(p.requires_grad for p in base.parameters())
 
 
-# Without a language model, and comparing ----------------------------------------------------------------------------
+def test_a_second_probe_owes_nothing_to_the_first():
+    base, tokenizer = tiny("llama")
+    words = {"words": {"negative": [" bad"], "positive": [" good"]}}
+    turned = [{**row, "label": LABELS[1 - LABELS.index(row["label"])]} for row in ROWS]
+    model = Untaught(base, tokenizer, "{text} it was{answer}", words, ROWS)
+    first, second, again = model.probe(ROWS), model.probe(turned), model.probe(ROWS)
+    torch.testing.assert_close(second.scores, first.scores.flip(1), atol=1e-4, rtol=1e-4)
+    assert torch.equal(first.scores, again.scores)
+
+
+def test_encoder_states_are_means_over_real_tokens_whatever_stands_beside_a_text():
+    base, tokenizer = tiny("bert")
+    encoder = base.bert
+    rows = [{"text": "the film was good"}, {"text": "it broke"}]
+    together = encoder_states(encoder, tokenizer, rows)
+    for row, state in zip(rows, together, strict=True):
+        alone = encoder(**tokenizer(row["text"], return_tensors="pt")).last_hidden_state[0].mean(0)
+        torch.testing.assert_close(state, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_encoder_probe_finds_what_separates_the_few():
+    few = torch.tensor([[0.0, 5.0], [0.0, -5.0], [1.0, 5.0], [1.0, -5.0]])
+    test = torch.tensor([[0.9, 0.0], [0.1, 0.0]])
+    made = encoder_probe("minilm", test, few, ["low", "high"], ["low", "low", "high", "high"])
+    assert (made.method, made.guesses) == ("probe:minilm", ["high", "low"])
+    assert made.trained_parameters == 2 * 2 + 2
+
+
+# Without a language model -------------------------------------------------------------------------------------------
 
 
 def test_majority_and_classical_learn_from_the_training_rows_only():
@@ -131,12 +169,3 @@ def test_in_slices_gives_rows_back_in_their_order():
 
     assert in_slices(rows, read, size=2).flatten().tolist() == [5, 1, 4, 2, 3]
     assert slices == [[5, 4], [3, 2], [1]]
-
-
-def test_paired_gain_counts_only_rows_on_which_two_differ():
-    truth = ["a"] * 10
-    ours = Outcome("ours", ["a", "a", "a", "b", "a", "a", "b", "a", "a", "a"], 0, 0, 0.0)
-    other = Outcome("probe", ["a", "b", "a", "b", "b", "a", "b", "a", "a", "b"], 0, 0, 0.0)
-    gain, error = paired_gain(ours, other, truth)
-    assert gain == pytest.approx(30)  # 3 of 10 in our favour, none against
-    assert error == pytest.approx(100 * (0.3 * 0.7 / 9) ** 0.5)
