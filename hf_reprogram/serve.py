@@ -98,9 +98,12 @@ def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, 
     made = []
     for logits, labels, kind in zip(score(model, rows, batch_size, progress), names, kinds, strict=True):
         values = probabilities(logits[: len(labels)], kind)
-        # Numbers of a regression keep their order; labels come best first.
-        order = range(len(labels)) if kind == "regression" else values.argsort(descending=True, stable=True).tolist()
-        listed = [{"label": labels[i], "score": values[i].item()} for i in list(order)[:top_k]]
+        if kind == "regression":  # all its numbers, in their order: none is better than another
+            listed = [{"label": name, "score": value} for name, value in zip(labels, values.tolist(), strict=True)]
+            made.append(listed[0] if top_k == 1 and len(listed) == 1 else listed)
+            continue
+        best = values.argsort(descending=True, stable=True)[:top_k].tolist()
+        listed = [{"label": labels[i], "score": values[i].item()} for i in best]
         made.append(listed[0] if top_k == 1 else listed)
     return made
 
