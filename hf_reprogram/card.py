@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from torch import Tensor
 
 from .config import ReprogramConfig
+from .metrics import BEST
 from .registry import method_class
 from .template import columns, parse
 
@@ -68,12 +69,17 @@ def _metadata(config: ReprogramConfig, name: str) -> str:
     if isinstance(language := record.get("language"), str) and re.fullmatch("[a-z]{2,3}", language):
         values["language"] = language
     train = _data(record).get("train")
+    if isinstance(train, str):
+        train = re.sub(r" \[[^]]*\]$", "", train)  # a recipe's record names the split too
     if _on_hub(train) and not _FILE.fullmatch(train):
         values["datasets"] = [train]
     scores = _scores(record.get("metrics"))
     if scores and config.labels:
         data = train if isinstance(train, str) else "its own rows"
-        values |= {"metrics": [_name(key)[0] for key in scores], "model_name": name.split("/")[-1] or "program"}
+        values |= {
+            "metrics": list(dict.fromkeys(_name(key)[0] for key in scores)),
+            "model_name": name.split("/")[-1] or "program",
+        }
         values["eval_results"] = [
             EvalResult(
                 task_type="text-classification",
@@ -165,8 +171,11 @@ def _limits(config: ReprogramConfig) -> str:
 
 # The record of a run: all of it is optional, and what is not understood is shown as it is.
 
-_METRICS = {"accuracy": ("accuracy", "accuracy"), "macro_f1": ("f1", "macro F1"), "loss": ("loss", "loss")}
-_FRACTIONS = {"accuracy", "macro_f1"}
+_METRICS = {  # ours: the Hub's name, and as people write it
+    "macro_f1": ("f1", "macro F1"), "micro_f1": ("f1", "micro F1"), "mse": ("mse", "MSE"), "mae": ("mae", "MAE"),
+    "r2": ("r_squared", "R²"), "pearson": ("pearsonr", "Pearson's r"),
+}  # fmt: skip
+_FRACTIONS = {"accuracy", "macro_f1", "micro_f1"}
 _COUNTS = ("n", "test_rows")
 _BASELINES = {
     "majority": "always the commonest label",
@@ -222,15 +231,16 @@ def _evaluation(config: ReprogramConfig) -> str:
         return ""
     baselines = record.get("baselines")
     rows, better = [("**this program**", *(_shown(key, value) for key, value in ours.items()))], []
+    best, greater = BEST[config.problem_type]
     for name, found in (baselines if isinstance(baselines, dict) else {}).items():
         about, scores = _baseline(str(name)), _scores(found)
         if scores:
             rows.append((about, *(_shown(key, scores.get(key)) for key in ours)))
-        if "accuracy" in ours and scores.get("accuracy", -1) >= ours["accuracy"]:
+        if best in ours and best in scores and (scores[best] - ours[best]) * (1 if greater else -1) >= 0:
             better.append(about)
-    verdict = "No baseline was recorded: know what the commonest label alone reaches before trusting these numbers."
+    verdict = "No baseline was recorded: know what a guess without the row reaches before trusting these numbers."
     if len(rows) > 1:
-        verdict = f"No better in accuracy than: {'; '.join(better)}." if better else ""
+        verdict = f"No better in {_name(best)[1]} than: {'; '.join(better)}." if better else ""
     table = _table(rows, ["", *(_name(key)[1] for key in ours)])
     return "\n\n".join(part for part in ("## Evaluation", f"{_judged(record)}.", table, verdict) if part)
 

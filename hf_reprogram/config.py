@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from peft import PeftConfig
 
+from . import presets
 from .errors import ConfigError, did_you_mean
 from .registry import Options, Strict, build, method_class
 
@@ -76,6 +78,30 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
             )
         self.mapping = build("mapping", "none" if self.mapping is None else self.mapping, "ReprogramConfig.mapping")
         self.validate()
+
+    @classmethod
+    def from_preset(
+        cls, name: str, labels: Sequence[str] | Mapping[str, list[str]] | None = None, **changes: Any
+    ) -> ReprogramConfig:
+        """The config of a paper, with your labels and what you would have otherwise.
+
+        Args:
+            name: `warp`, `prompt_tuning`, `linear_probe`.
+            labels: names of the target labels, or their words: `{"negative": [" terrible"], ...}`. A name alone is its
+                own word, after a space.
+            changes: fields of the config, or options of its program or mapping: `template="..."`.
+
+        Raises:
+            ConfigError: unknown preset or option; no labels.
+
+        Example:
+
+            >>> config = ReprogramConfig.from_preset("warp", labels=["bad", "good"], template="{p:2} {text}{answer}")
+            >>> config.program.init, config.mapping.words
+            ('mask', {'bad': [' bad'], 'good': [' good']})
+        """
+        known = [f.name for f in dataclasses.fields(cls) if f.init]
+        return cls.from_dict(presets.config_values(name, labels, changes, known))
 
     @property
     def programs(self) -> list[Options]:

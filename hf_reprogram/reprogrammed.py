@@ -18,6 +18,7 @@ from .errors import UsageError
 # families, and `hf_device_map` would make accelerate re-dispatch the base under our names (N9).
 _FORWARDED = frozenset(
     {
+        "_no_split_modules",
         "can_generate",
         "device",
         "dtype",

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data.rows import as_rows
+from .data.shares import of_all_ranks, share, world
 from .errors import DataError, UsageError
 from .features import Compute, FrozenRows, fields_of, kept, row_keys
 from .losses import LOSSES
@@ -98,9 +99,12 @@ def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, 
     made = []
     for logits, labels, kind in zip(score(model, rows, batch_size, progress), names, kinds, strict=True):
         values = probabilities(logits[: len(labels)], kind)
-        # Numbers of a regression keep their order; labels come best first.
-        order = range(len(labels)) if kind == "regression" else values.argsort(descending=True, stable=True).tolist()
-        listed = [{"label": labels[i], "score": values[i].item()} for i in list(order)[:top_k]]
+        if kind == "regression":  # all its numbers, in their order: none is better than another
+            listed = [{"label": name, "score": value} for name, value in zip(labels, values.tolist(), strict=True)]
+            made.append(listed[0] if top_k == 1 and len(listed) == 1 else listed)
+            continue
+        best = values.argsort(descending=True, stable=True)[:top_k].tolist()
+        listed = [{"label": labels[i], "score": values[i].item()} for i in best]
         made.append(listed[0] if top_k == 1 else listed)
     return made
 
@@ -135,6 +139,8 @@ def fit_mapping(
 ) -> None:
     """Estimate the active mapping: from its own calibration rows, else from `rows`.
 
+    In a process group every rank calls it: each reads its share of the rows, and all solve the same problem (N25).
+
     Args:
         rows: dict rows, with labels where the mapping learns from them; or `frozen_rows`, for many fits.
         batch_size: rows per forward.
@@ -154,15 +160,21 @@ def fit_mapping(
         raise UsageError("fit_mapping(rows)", "None", "rows to estimate the mapping from")
     if cache is not None:
         rows = frozen_rows(model, rows, cache, rebuild, batch_size, features)
+    ranks = 1
     if isinstance(rows, FrozenRows):
         rows.check(model, mapping.labels)
         values, labels = rows.values, rows.labels
     else:
         collator, made = _laid_out(model, rows, features, mapping.fit_needs_labels)
-        values, labels = _gathered(_reader(model, collator, made, batch_size), len(made)), labels_of(made)
+        rank, ranks = world() if own is None else (0, 1)
+        part = share(made, rank, ranks)
+        values, labels = _gathered(_reader(model, collator, part, batch_size), len(part)), labels_of(part)
     if mapping.fit_needs_labels and labels is None:
         why = f"labels: {mapping.options.type!r} learns from them"
         raise DataError("fit_mapping(rows)", "rows without labels", why)
+    if ranks > 1:
+        values = of_all_ranks(values, len(made))
+        labels = of_all_ranks(labels, len(made)) if mapping.fit_needs_labels else None
     mapping.fit(values, labels)
 
 

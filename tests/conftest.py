@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 
-# Set before anything imports huggingface_hub, which reads them at import.
+# Set before anything imports huggingface_hub or datasets, which read them at import.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+os.environ["HF_DATASETS_CACHE"] = os.path.join(tempfile.gettempdir(), f"hf_reprogram-datasets-{os.getpid()}")
 
+import atexit
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ import torch
 
 
 torch.set_num_threads(1)
+atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 SHARED = Path(__file__).parents[2] / "shared"
 
 

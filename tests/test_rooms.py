@@ -19,6 +19,7 @@ ORDER = [
     "batch",
     "template",
     "registry",
+    "presets",
     "config",
     "losses",
     "metrics",

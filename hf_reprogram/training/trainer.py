@@ -6,29 +6,77 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import has_length
 
-from ..data.rows import as_rows
 from ..errors import UsageError
 from ..features import FrozenRows
 from ..metrics import metrics
 from .cache import FrozenCollator, frozen
-from .estimation import EstimationCallback
+from .estimation import estimate
+from .sampling import LengthBuckets
+from .watch import Watch
 
 
 class ReprogramTrainer(Trainer):
-    """Trainer whose training batches hold rows of like length (a third less padding: P§C)."""
+    """Trainer with batches of rows of like length, one rate per part, and a word on whether the program moves.
+
+    Args:
+        features: what integer labels of the training rows stand for.
+        args, kwargs: Trainer's.
+    """
+
+    def __init__(self, *args: Any, features: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.features, self.watch = features, Watch(self.model)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; first the mapping is estimated where it needs that (a checkpoint brings its own)."""
+        self._compare_ranks()
+        if not resume_from_checkpoint:
+            # Before Trainer wraps the model: parameters that are set later, DDP would not carry to the other ranks.
+            estimate(self.model, self.train_dataset, self.features)
+        return super().train(resume_from_checkpoint, **kwargs)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """One parameter group per part. Made here and not handed over, which Trainer refuses under FSDP."""
+        if self.optimizer is None:
+            given = self.optimizer_cls_and_kwargs
+            cls, options = given or self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = cls(parameter_groups(self.model, self.args), **options)
+        return self.optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; beside every evaluation stands what the program's gradient was and how far it has moved."""
+        if any(name.startswith("eval_") and name.endswith("_loss") for name in logs):
+            logs.update(self.watch.numbers())
+        super().log(logs, start_time)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        total = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.watch.feel(total)
+        return total
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "random" or not has_length(rows):
+        if self.args.train_sampling_strategy not in ("random", "group_by_length") or not has_length(rows):
             return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         known = isinstance(rows, FrozenRows)
         lengths = rows.lengths if known else [len(row.ids) for row in self.data_collator.lay_out(rows)]
-        return LengthGroupedSampler(
-            self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths
-        )
+        return LengthBuckets(lengths, size, seed, epoch=lambda: int(self.state.epoch or 0))
+
+    def _compare_ranks(self) -> None:
+        """Raise where ranks hold different numbers of rows: one would wait for ever for the steps of another."""
+        if self.args.world_size == 1:
+            return
+        own = tuple(len(rows) if has_length(rows) else None for rows in (self.train_dataset, self.eval_dataset))
+        found: list[Any] = [None] * self.args.world_size
+        torch.distributed.all_gather_object(found, own)
+        for name, lengths in zip(("train_dataset", "eval_dataset"), zip(*found, strict=True), strict=True):
+            if len(set(lengths)) > 1:
+                what = f"has {lengths} rows on the ranks"
+                raise UsageError(name, what, "the same rows on all: Trainer deals them out")
 
 
 def make_trainer(
@@ -45,27 +93,35 @@ def make_trainer(
 
     Fills in: the collator; one parameter group per part (program, mapping), each with its own default rate, where the
     arguments leave the rate at transformers' 5e-5, else all with the rate given; batches of like length; estimation of
-    the mapping before the first step; the metrics of the problem type. Where only a mapping trains, the frozen model
-    runs once over the rows, and every step is the mapping's alone.
+    the mapping before the first step; the metrics of the problem type; gradient and movement of the program beside
+    every evaluation. Where only a mapping trains, the frozen model runs once over the rows, and every step is the
+    mapping's alone.
 
     Args:
         model: from `get_reprogram_model`.
-        args: with `remove_unused_columns=False`.
-        train_dataset, eval_dataset: dict rows, a `datasets.Dataset`, or `model.frozen_rows(rows)`.
+        args: with `remove_unused_columns=False`. Where the dataset is a stream its `accelerator_config` is told that
+            each rank reads for itself; where one program trains, DDP is told to look for no unused parameters.
+        train_dataset, eval_dataset: dict rows, a `datasets.Dataset`, or `model.frozen_rows(rows)`; to learn from also
+            a stream, with `max_steps`.
         features: what integer labels stand for; taken from the dataset where it has features.
         cache, rebuild: a folder that keeps the frozen model's features of the training rows, as for `fit_mapping`;
             None keeps them in memory.
         kwargs: for Trainer.
 
     Raises:
-        UsageError: `remove_unused_columns` is true.
+        UsageError: `remove_unused_columns` is true, nothing trains, or a stream has no `max_steps`.
     """
     if args.remove_unused_columns:
         raise UsageError("TrainingArguments.remove_unused_columns", "True, which drops the text columns", "False")
+    if "optimizers" not in kwargs:
+        parameter_groups(model, args)  # raises here, not at the first step, where nothing trains
+    if not has_length(train_dataset):
+        _check_stream(model, args)
+        if args.accelerator_config.dispatch_batches is None:
+            args.accelerator_config.dispatch_batches = False  # batches of rank 0, padded apart, would not stack (N20)
+    if args.ddp_find_unused_parameters is None and len(model.peft_config) == 1:
+        args.ddp_find_unused_parameters = False  # one program: each parameter is used in each pass
     features = features if features is not None else getattr(train_dataset, "features", None)
-    if "optimizers" not in kwargs and "optimizer_cls_and_kwargs" not in kwargs and args.deepspeed is None:
-        cls, options = Trainer.get_optimizer_cls_and_kwargs(args)
-        kwargs["optimizers"] = (cls(parameter_groups(model, args), **options), None)
     kind = model.problem_type()
     own = kwargs.get("data_collator")
     collator = own or model.collator(features=features)
@@ -75,10 +131,23 @@ def make_trainer(
         collator = FrozenCollator(collator)
     kwargs["data_collator"] = collator
     kwargs.setdefault("compute_metrics", lambda found: metrics(found.predictions, found.label_ids, kind))
-    trainer = ReprogramTrainer(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
-    rows = as_rows(train_dataset, model.text_column()) if rows is None else rows
-    trainer.add_callback(EstimationCallback(rows, features))
-    return trainer
+    return ReprogramTrainer(
+        model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, features=features, **kwargs
+    )
+
+
+def _check_stream(model: Any, args: TrainingArguments) -> None:
+    if args.max_steps <= 0:
+        raise UsageError(
+            "TrainingArguments.max_steps", "not set, and train_dataset streams without a length", "a number of steps"
+        )
+    if model.active_mapping().needs_fit:
+        raise UsageError(
+            "train_dataset",
+            "streams, and the mapping is estimated from all rows",
+            "rows with a length",
+            "model.fit_mapping(list(stream.take(1000))) beforehand",
+        )
 
 
 def _frozen_too(model: Any, collator: Any, rows: Any) -> Any:

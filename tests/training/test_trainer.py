@@ -17,6 +17,7 @@ from hf_reprogram.errors import DataError, UsageError
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
 from hf_reprogram.testing import LABELS, ROWS, build, mapping_config, program_config, state_hash, tiny
 from hf_reprogram.training.trainer import make_trainer, parameter_groups
+from hf_reprogram.training.watch import Watch
 
 
 def _arguments(folder: Path, **options: Any) -> TrainingArguments:
@@ -209,6 +210,171 @@ class TestRates:
         model = get_reprogram_model(base, config, tokenizer)
         with pytest.raises(UsageError, match="nothing trains"):
             make_trainer(model, _arguments(tmp_path), ROWS)
+
+
+class TestMatrix:
+    """What else a user of Trainer sets: each of these has broken some wrapper of somebody's."""
+
+    def test_every_column_is_named_in_forward(self, tmp_path: Path) -> None:
+        """E§0 22: what arrives through **kwargs, Trainer drops."""
+        model = build(program_config("prompt"), "llama")
+        trainer = _plain(model, tmp_path)
+        trainer._set_signature_columns_if_needed()
+        assert set(model.collator()(ROWS)) <= set(trainer._signature_columns)
+
+    @pytest.mark.parametrize("at", [3, 5])
+    @pytest.mark.parametrize(
+        "make", [_plain, lambda model, folder, **o: make_trainer(model, _arguments(folder, **o), ROWS)]
+    )
+    def test_resumed_in_a_later_epoch_is_uninterrupted(self, make: Any, at: int, tmp_path: Path) -> None:
+        """Three steps an epoch, cut at its end and in the midst of the second. transformers' own
+        sampler by length draws its order from the global random state, which a resumed run has not."""
+        whole = build(program_config("prompt"), "llama")
+        make(whole, tmp_path, max_steps=7, save_strategy="steps", save_steps=1).train()
+        resumed = build(program_config("prompt"), "llama")
+        make(resumed, tmp_path, max_steps=7).train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{at}"))
+        assert torch.equal(_slots(resumed), _slots(whole))
+
+    def test_the_best_epoch_comes_back_by_accuracy(self, tmp_path: Path) -> None:
+        """U§4: peft#2256, transformers#35087."""
+        model = build(program_config("prompt"), "llama")
+        options = {
+            "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "max_steps": -1,
+            "num_train_epochs": 4, "metric_for_best_model": "accuracy", "learning_rate": 0.5,
+        }  # fmt: skip
+        trainer = make_trainer(model, _arguments(tmp_path, **options), ROWS, ROWS)
+        trainer.train()
+        found = [log["eval_accuracy"] for log in trainer.state.log_history if "eval_accuracy" in log]
+        assert len(found) == 4 and model.evaluate(ROWS)["accuracy"] == max(found)
+
+    def test_label_smoothing_is_the_same_step_however_it_is_accumulated(self, tmp_path: Path) -> None:
+        """Trainer's smoother takes the place of our loss: it must count as that does."""
+        rows, found = (ROWS * 2)[:8], []
+        for size, times, smooth in ((8, 1, 0.1), (2, 4, 0.1), (8, 1, 0.0)):
+            model = build(program_config("prompt"), "llama")
+            options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": times, "max_steps": 1}
+            arguments = _arguments(tmp_path, optim="sgd", max_grad_norm=0.0, label_smoothing_factor=smooth, **options)
+            make_trainer(model, arguments, rows).train()
+            found.append(_slots(model))
+        torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=0)
+        assert (found[2] - found[0]).abs().max() > 1e-5
+
+    def test_group_by_length_is_what_it_does_anyway(self, tmp_path: Path) -> None:
+        """Trainer's own looks for token ids in the rows, which are still text."""
+        found = []
+        for strategy in ("random", "group_by_length"):
+            model = build(program_config("prompt"), "llama")
+            make_trainer(model, _arguments(tmp_path, train_sampling_strategy=strategy), ROWS).train()
+            found.append(_slots(model))
+        assert torch.equal(*found)
+
+    @pytest.mark.parametrize("options", [{"bf16": True}, {"optim": "adafactor"}, {"weight_decay": 0.1}], ids=str)
+    def test_it_trains_with(self, options: dict[str, Any], tmp_path: Path) -> None:
+        model = build(mapping_config("linear"), "llama")
+        before = model.base_model.state("default")
+        before = {name: tensor.clone() for name, tensor in before.items()}
+        make_trainer(model, _arguments(tmp_path, **options), ROWS, ROWS).train()
+        for name, tensor in model.base_model.state("default").items():
+            assert tensor.dtype == torch.float32 and tensor.isfinite().all()
+            assert not torch.equal(tensor, before[name]), f"{name} did not move"
+
+    def test_one_program_uses_all_its_parameters(self, tmp_path: Path) -> None:
+        """Trainer has DDP look for unused parameters in whatever is no PreTrainedModel: a walk in every step."""
+        model = build(program_config("prompt"), "llama")
+        assert make_trainer(model, _arguments(tmp_path), ROWS).args.ddp_find_unused_parameters is False
+        chosen = _arguments(tmp_path, ddp_find_unused_parameters=True)
+        assert make_trainer(model, chosen, ROWS).args.ddp_find_unused_parameters is True
+        model.add_adapter("other", program_config("prompt"))  # a rank may see rows of one of them only (N23)
+        assert make_trainer(model, _arguments(tmp_path), ROWS).args.ddp_find_unused_parameters is None
+
+    def test_no_optimizer_is_handed_over(self, tmp_path: Path) -> None:
+        """Trainer refuses one under FSDP; the groups are made when it asks."""
+        trainer = make_trainer(build(mapping_config("linear"), "llama"), _arguments(tmp_path), ROWS)
+        assert trainer.optimizer is None
+        trainer.train()
+        assert [group["name"] for group in trainer.optimizer.optimizer.param_groups] == ["program.0", "mapping"]
+
+    def test_targets_that_are_no_number(self, tmp_path: Path) -> None:
+        rows = [*ROWS[:3], {"text": "so good", "label": float("nan")}]
+        with pytest.raises(DataError, match=r"rows\[3\]\['label'\]: nan is neither a label's name nor its id"):
+            make_trainer(build(program_config("prompt"), "llama"), _arguments(tmp_path), rows).train()
+
+    def test_fsdp_finds_the_layers_to_share_out(self) -> None:
+        from accelerate.utils import FullyShardedDataParallelPlugin
+        from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
+
+        model = build(program_config("prompt"), "llama")
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+        policy = fsdp2_prepare_auto_wrap_policy(plugin, model)
+        assert [m for m in model.modules() if policy(m)] == list(model.backbone.base.model.layers)
+
+    def test_nothing_imports_evaluate(self) -> None:
+        """E§0 37: its first import takes 25 seconds, and its metrics want the network (36)."""
+        package = Path(hr.__file__).parent
+        assert not [p for p in package.rglob("*.py") if "import evaluate" in p.read_text()]
+
+
+class TestStreams:
+    """Rows without a length."""
+
+    @staticmethod
+    def stream() -> datasets.IterableDataset:
+        return datasets.Dataset.from_list(ROWS).to_iterable_dataset()
+
+    def test_it_trains(self, tmp_path: Path) -> None:
+        model = build(program_config("prompt"), "llama")
+        before = _slots(model)
+        trainer = make_trainer(model, _arguments(tmp_path), self.stream(), ROWS)
+        trainer.train()
+        assert trainer.state.global_step == 4 and not torch.equal(_slots(model), before)
+
+    def test_without_a_number_of_steps(self, tmp_path: Path) -> None:
+        model = build(program_config("prompt"), "llama")
+        with pytest.raises(UsageError, match="max_steps: not set, and train_dataset streams without a length"):
+            make_trainer(model, _arguments(tmp_path, max_steps=-1), self.stream())
+
+    def test_a_mapping_that_wants_all_rows(self, tmp_path: Path) -> None:
+        config = hr.ReprogramConfig(
+            program={"type": "prompt", "template": "{prompt:2} {text} it was{answer}"}, mapping="linear", labels=LABELS
+        )
+        base, tokenizer = tiny("llama")
+        model = get_reprogram_model(base, config, tokenizer)
+        with pytest.raises(UsageError, match="estimated from all rows"):
+            make_trainer(model, _arguments(tmp_path), self.stream())
+        model.fit_mapping(list(self.stream().take(6)))
+        make_trainer(model, _arguments(tmp_path), self.stream()).train()
+
+
+class TestMovement:
+    """U§1: whether it learns at all stands beside every evaluation."""
+
+    def test_gradient_and_way_are_logged(self, tmp_path: Path) -> None:
+        model = build(mapping_config("linear"), "llama")
+        start = _slots(model)
+        options = {"eval_strategy": "steps", "eval_steps": 4, "logging_steps": 4, "max_grad_norm": 1e-4}
+        trainer = make_trainer(model, _arguments(tmp_path, **options), ROWS, ROWS)
+        trainer.train()
+        (judged,) = [log for log in trainer.state.log_history if "eval_loss" in log]
+        (logged,) = [log for log in trainer.state.log_history if "grad_norm" in log]
+        assert judged["program_moved"] == pytest.approx(
+            (_slots(model) - start).square().mean().sqrt().item(), rel=1e-5
+        )
+        # Before clipping, and the program's alone: the mapping's is in the total.
+        assert 1e-3 < judged["program_grad_norm"] < logged["grad_norm"]
+
+    def test_the_share_of_the_program(self) -> None:
+        """Gradients of length 3 and 4 make 5 together; clipped to 1 they are 0.6 and 0.8, and 5 is what it was."""
+        model = build(mapping_config("linear"), "llama")
+        slots, mapping = model.active_programs()[0].slots, model.active_mapping()
+        slots.grad = torch.zeros_like(slots)
+        slots.grad[0, 0] = 0.6
+        mapping.matrix.grad = torch.zeros_like(mapping.matrix)
+        mapping.matrix.grad[0, 0] = 0.8
+        watch = Watch(model)
+        watch.feel(5.0)
+        with torch.no_grad():
+            slots += 0.25
+        assert watch.numbers() == {"program_grad_norm": pytest.approx(3.0), "program_moved": pytest.approx(0.25)}
 
 
 def test_batches_hold_rows_of_like_length(tmp_path: Path) -> None:

@@ -1,0 +1,242 @@
+"""One run from a recipe: what `hf-reprogram train` and `accelerate launch scripts/train.py` do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..artefact import CARD_FILE
+from ..auto import AUTO_CLASSES, DTYPES
+from ..config import ReprogramConfig
+from ..errors import ConfigError, did_you_mean, first_line
+from ..metrics import BEST
+from ..model import ReprogramModel, get_reprogram_model
+from ..template import columns, parse
+from . import source
+from .arguments import training_arguments
+from .checkpoints import last_whole
+from .estimation import estimate
+from .recipe import BaseRecipe, Recipe
+from .trainer import ReprogramTrainer, make_trainer, parameter_groups
+
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("hf-reprogram", "torch", "transformers", "peft", "accelerate", "datasets")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves: the trained model, the record in its config, the artefact's folder, the card."""
+
+    model: ReprogramModel
+    record: dict[str, Any]
+    output: Path
+    card: Path
+
+
+def run(recipe: Recipe) -> Result:
+    """Train what a recipe says, evaluate it, save it with its card.
+
+    Whatever can be refused is refused before the base is loaded. In a process group every rank calls it, with the
+    same recipe; rank 0 alone writes and prints.
+
+    Raises:
+        ConfigError, DataError: a recipe, an argument or rows that cannot be meant.
+
+    Warns:
+        UserWarning: where training ended no better than the commonest label, or than the untrained program.
+    """
+    config = program_config(recipe)
+    arguments = training_arguments(recipe, config.problem_type)
+    wanted = columns(parse(config.layout() or "{text}"))
+    labels = config.labels if config.problem_type == "single_label_classification" else None
+    with arguments.main_process_first(desc="reading rows"):  # the others find what it has cached
+        rows = source.load(recipe.data, wanted, labels, recipe.seed)
+    base, tokenizer = load_base(recipe.base)
+    model = get_reprogram_model(base, config, processing_class=tokenizer, seed=recipe.seed)
+    if "max_grad_norm" not in recipe.training:
+        arguments.max_grad_norm = model.backbone.rms()  # 1.0 in the base's own units (N30)
+
+    say = print if arguments.process_index == 0 else lambda *_: None
+    streams = "a stream of" if recipe.data.streaming else f"{len(rows.train):,}"
+    say(f"{recipe.name}: {streams} rows to learn from, {len(rows.validation):,} to validate on")
+    if any(p.requires_grad for p in model.parameters()):
+        trainer = make_trainer(model, arguments, rows.train, rows.validation, features=rows.names)
+        record = _train(recipe, trainer, rows, say)
+    else:
+        trainer, record = None, _fit(model.to(arguments.device), arguments, rows)
+    baselines, metrics = record["baselines"], record["metrics"]
+    for name, judged in (*baselines.items(), ("now", metrics)):
+        say(f"{name:>9}  " + "  ".join(f"{k} {v:.4f}" for k, v in judged.items() if isinstance(v, float)))
+    problem = verdict(metrics, baselines, *BEST[config.problem_type])
+    if problem:
+        warnings.warn(problem, UserWarning, stacklevel=2)
+    result = _save(recipe, model, {**_about(recipe, rows), **record}, trainer, arguments)
+    say(f"saved in {result.output}; its card is {result.card}")
+    return result
+
+
+# Parts of a recipe ---------------------------------------------------------------------------------------------------
+
+
+def program_config(recipe: Recipe) -> ReprogramConfig:
+    """The ReprogramConfig of a recipe."""
+    if recipe.preset is not None:
+        return ReprogramConfig.from_preset(recipe.preset, **recipe.options)
+    return ReprogramConfig.from_dict(recipe.config)
+
+
+def load_base(base: BaseRecipe) -> tuple[Any, Any]:
+    """(model, tokenizer) of a recipe's base: the class that its own config names, or `auto_class`."""
+    import torch
+    import transformers
+
+    if base.dtype is not None and base.dtype not in DTYPES:
+        raise ConfigError("base.dtype", f"{base.dtype!r}", fix=did_you_mean(base.dtype, DTYPES))
+    if base.auto_class is not None and base.auto_class not in AUTO_CLASSES:
+        raise ConfigError("base.auto_class", f"{base.auto_class!r}", fix=did_you_mean(base.auto_class, AUTO_CLASSES))
+    if base.model.startswith(("/", ".")) and not os.path.isdir(base.model):
+        raise ConfigError("base.model", f"{base.model} is no folder", "a folder of save_pretrained, or a Hub name")
+    options: dict[str, Any] = {} if base.dtype is None else {"dtype": getattr(torch, base.dtype)}
+    hub = {} if base.revision is None else {"revision": base.revision}
+    try:
+        named = transformers.AutoConfig.from_pretrained(base.model, **hub).architectures or ["none"]
+        cls = getattr(transformers, base.auto_class or named[0], None)
+        if cls is None:
+            fix = f"base.auto_class: one of {', '.join(AUTO_CLASSES)}"
+            raise ConfigError("base.model", f"{base.model!r} names the class {named[0]!r}", "one of transformers", fix)
+        model = cls.from_pretrained(base.model, **options, **hub)
+        return model, transformers.AutoTokenizer.from_pretrained(base.model, **hub)
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
+        why = f"{base.model!r} could not be loaded ({first_line(error)})"
+        raise ConfigError("base.model", why, "a folder of save_pretrained, or a Hub name") from error
+
+
+# The run -------------------------------------------------------------------------------------------------------------
+
+
+def _train(recipe: Recipe, trainer: ReprogramTrainer, rows: source.Source, say: Any) -> dict[str, Any]:
+    """Train by gradients; the record of it."""
+    model, arguments = trainer.model, trainer.args
+    rates = {g["name"]: g["lr"] for g in parameter_groups(model, arguments)}
+    numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    say(f"{numbers:,} numbers learn: " + ", ".join(f"{name} at {rate:g}" for name, rate in rates.items()))
+    if not recipe.data.streaming:
+        estimate(model, rows.train, rows.names)  # before it is judged for the first time
+    untrained = _judge(model, arguments, rows)
+
+    start = None if recipe.resume == "never" else last_whole(Path(arguments.output_dir))
+    if start is not None:
+        say(f"going on from {start}")
+    trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    size = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    return {
+        "steps": trainer.state.global_step,
+        "epochs": round(trainer.state.epoch or 0.0, 3),
+        "batch_size": size,
+        "learning_rates": rates,
+        "loss": {"first": round(losses[0], 6), "last": round(losses[-1], 6)} if losses else {},
+        "metrics": _without_majority(_judge(model, arguments, rows)),
+        "baselines": {
+            **_majority(untrained),
+            "untrained": {k: untrained[k] for k in (BEST[model.problem_type()][0], "loss")},
+        },
+    }
+
+
+def _fit(model: ReprogramModel, arguments: Any, rows: source.Source) -> dict[str, Any]:
+    """Estimate a mapping where nothing trains by gradients; the record of it."""
+    estimate(model, rows.train, rows.names)
+    judged = _judge(model, arguments, rows)
+    return {"steps": 0, "metrics": _without_majority(judged), "baselines": _majority(judged)}
+
+
+def _judge(model: ReprogramModel, arguments: Any, rows: source.Source) -> dict[str, Any]:
+    """Metrics on the validation rows, the same on every rank."""
+    judged = model.evaluate(rows.validation, batch_size=arguments.per_device_eval_batch_size, features=rows.names)
+    return {k: round(v, 6) if isinstance(v, float) else v for k, v in judged.items()}
+
+
+def _without_majority(judged: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in judged.items() if k != "majority"} | {"split": "validation"}
+
+
+def _majority(judged: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Accuracy of always saying the commonest label of the validation rows, where there are labels to say."""
+    return {"majority": {"accuracy": judged["majority"]}} if "majority" in judged else {}
+
+
+def verdict(
+    metrics: dict[str, Any], baselines: dict[str, dict[str, float]], best: str = "accuracy", greater: bool = True
+) -> str | None:
+    """What is wrong with a result that is no better than doing nothing; None where it is better (U§1).
+
+    Args:
+        metrics: of the trained program.
+        baselines: of what it must be better than.
+        best, greater: the metric that counts, and whether more of it is better.
+    """
+    found, own = [], metrics[best]
+    for name, other in baselines.items():
+        gain = (own - other[best]) * (1 if greater else -1)
+        # As often right and surer of it: something was learned.
+        surer = gain == 0 and metrics.get("loss", 0.0) < other.get("loss", 0.0)
+        if gain <= 0 and not surer:
+            found.append(f"{name} ({other[best]:.4f})")
+    if not found:
+        return None
+    return (
+        f"{best} {own:.4f} is no better than {' and '.join(found)}: nothing useful was learned. Try another "
+        "rate (the parts' own where training.learning_rate is left out), more steps, another template or other words."
+    )
+
+
+# What stays ----------------------------------------------------------------------------------------------------------
+
+
+def _about(recipe: Recipe, rows: source.Source) -> dict[str, Any]:
+    """What of the recipe goes into the record: names of files without their folders, nothing of this machine."""
+    data = recipe.data
+    validation = data.validation or (data.train if data.validation_split else None)
+    share = f"{data.validation_share:g} of train, by label"
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "data": {
+            "train": _shown(data.train, data.split),
+            **({} if data.streaming else {"rows": len(rows.train)}),
+            "validation": _shown(validation, data.validation_split or "validation") if validation else share,
+            "validation_rows": len(rows.validation),
+        },
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _shown(given: str | list[str], split: str) -> str:
+    files = [given] if isinstance(given, str) else given
+    is_hub = len(files) == 1 and not files[0].startswith(("/", "."))
+    return f"{files[0]} [{split}]" if is_hub else ", ".join(Path(f).name for f in files)
+
+
+def _save(recipe: Recipe, model: ReprogramModel, record: dict[str, Any], trainer: Any, arguments: Any) -> Result:
+    """The artefact with its record, and its card once more in the folder of cards."""
+    model.peft_config[model.active_name()].training = record
+    whole = None
+    if trainer is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # sharded: every rank gives its part
+    output, card = Path(recipe.output), Path(recipe.cards) / f"{recipe.name}.md"
+    model.save_pretrained(output, state_dict=whole, is_main_process=arguments.process_index == 0)
+    if arguments.process_index == 0:
+        card.parent.mkdir(parents=True, exist_ok=True)
+        text = (output / CARD_FILE).read_text(encoding="utf-8")
+        card.write_text(text.replace(os.path.expanduser("~") + "/", "~/"), encoding="utf-8")
+    return Result(model, record, output, card)

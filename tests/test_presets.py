@@ -1,0 +1,77 @@
+"""Presets: each is what its paper says, takes the user's labels, and runs on a base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import hf_reprogram as hr
+from hf_reprogram import presets
+from hf_reprogram.errors import ConfigError
+from hf_reprogram.testing import ROWS, build
+from hf_reprogram.testing.helpers import train_step
+
+
+WORDS = {"negative": [" bad"], "positive": [" good"]}
+# preset: family that it is tried on, changes it needs there, slots, where they start, what is saved.
+TABLE: dict[str, tuple[str, dict[str, Any], int, str | None, set[str]]] = {
+    "warp": ("bert", {}, 8, "mask", {"program.0.slots", "mapping.vectors", "mapping.bias"}),
+    "prompt_tuning": ("llama", {}, 20, "vocab", {"program.0.slots"}),
+    "linear_probe": ("llama", {}, 0, None, {"mapping.matrix", "mapping.bias", "mapping.fitted"}),
+}
+
+
+def test_every_preset_has_a_row_here() -> None:
+    assert presets.names() == sorted(TABLE)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_preset_runs(name: str) -> None:
+    family, changes, slots, init, saved = TABLE[name]
+    config = hr.ReprogramConfig.from_preset(name, labels=WORDS, **changes)
+    assert config.labels == ["negative", "positive"]
+    assert getattr(config.program, "slots", 0) == slots and getattr(config.program, "init", None) == init
+    assert hr.ReprogramConfig.from_dict(config.to_dict()) == config
+    model = build(config, family)
+    train_step(model)
+    assert set(model.base_model.state("default")) == saved
+    assert 0.0 <= model.evaluate(ROWS)["accuracy"] <= 1.0
+    assert presets.preset(name)["about"]
+
+
+def test_warp_is_the_paper_s() -> None:
+    """T§1.1: prompts before and after the text and round the mask, copies of the label words' rows train too."""
+    config = hr.ReprogramConfig.from_preset("warp", labels=WORDS)
+    assert config.program.template == "{prompt:3} {text} {prompt:3} {answer} {prompt:2}"
+    assert config.mapping.rows == "trained"
+
+
+def test_a_label_s_name_is_its_word() -> None:
+    config = hr.ReprogramConfig.from_preset("prompt_tuning", labels=["bad", "good"])
+    assert config.mapping.words == {"bad": [" bad"], "good": [" good"]}
+
+
+def test_changes_go_where_they_belong() -> None:
+    template = "{p:4} {text} it was{answer}"
+    config = hr.ReprogramConfig.from_preset("prompt_tuning", labels=WORDS, template=template, reduce="max")
+    assert (config.program.template, config.mapping.reduce) == (template, "max")
+    config = hr.ReprogramConfig.from_preset("linear_probe", labels=WORDS, program="none", solver="ridge")
+    assert config.mapping.solver == "ridge"
+
+
+# What is given, and what the error says.
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown preset": ({"name": "wrap", "labels": WORDS}, "unknown preset 'wrap'.*did you mean 'warp'"),
+    "no labels": ({"name": "warp"}, "labels=None.*names of the labels, or words of each"),
+    "a label for labels": ({"name": "warp", "labels": "good"}, "labels='good'"),
+    "unknown option": ({"name": "warp", "labels": WORDS, "templat": "x"}, "templat: no such.*did you mean 'template'"),
+    "wrong option": ({"name": "warp", "labels": WORDS, "init": "words"}, "PromptConfig.init_text"),
+}
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD)
+def test_what_cannot_be_meant(case: tuple[dict[str, Any], str]) -> None:
+    given, says = case
+    with pytest.raises(ConfigError, match=says):
+        hr.ReprogramConfig.from_preset(**given)

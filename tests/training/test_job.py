@@ -1,0 +1,242 @@
+"""A whole run of a recipe: what it prints, leaves and records; a kill and the way on; a result worth nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hf_reprogram as hr
+from hf_reprogram.artefact import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from hf_reprogram.cli import main
+from hf_reprogram.errors import ConfigError
+from hf_reprogram.testing import ROWS, tiny
+from hf_reprogram.training import job
+from hf_reprogram.training.recipe import load
+from hf_reprogram.training.trainer import ReprogramTrainer
+
+
+TEXT = """
+base: {model: base}
+data: {train: rows.jsonl, validation_share: 0.25}
+config:
+  program: {type: prompt, template: "{prompt:3} {text} it was{answer}"}
+  mapping: {type: verbalizer, words: {negative: [" bad"], positive: [" good"]}}
+training: {num_train_epochs: 2, per_device_train_batch_size: 6, use_cpu: true, disable_tqdm: true, logging_steps: 1}
+output: out
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A recipe beside a tiny base and 24 rows."""
+    base, tokenizer = tiny("llama")
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS * 4))
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def slots(result: job.Result) -> torch.Tensor:
+    return result.model.base_model.state("default")["program.0.slots"]
+
+
+def test_what_a_run_leaves(recipe: Path, capsys: pytest.CaptureFixture) -> None:
+    result = job.run(load(recipe))
+    folder = recipe.parent
+    assert {p.name for p in (folder / "out").iterdir()} == {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, "checkpoints"}
+    again = hr.AutoReprogramModel.from_pretrained(folder / "out")
+    assert again.peft_config["default"].training == result.record
+    assert torch.equal(again.score(ROWS), result.model.score(ROWS))
+
+    printed = capsys.readouterr().out
+    assert "mine: 18 rows to learn from, 6 to validate on" in printed
+    assert "96 numbers learn: program.0 at 0.07" in printed  # U§1: the part's own rate, and it is said
+    assert "'program_moved': " in printed
+    card = (folder / "model_cards" / "mine.md").read_text()
+    assert f"{result.record['metrics']['accuracy']:g}" in card and str(Path.home()) + "/" not in card
+
+
+def test_the_record(recipe: Path) -> None:
+    record = job.run(load(recipe)).record
+    assert set(record) == {
+        "recipe", "seed", "data", "steps", "epochs", "batch_size", "learning_rates", "loss", "metrics", "baselines",
+        "versions",
+    }  # fmt: skip
+    assert (record["recipe"], record["seed"]) == ("mine", 0)
+    shown = {"train": "rows.jsonl", "rows": 18, "validation": "0.25 of train, by label", "validation_rows": 6}
+    assert record["data"] == shown
+    assert (record["steps"], record["epochs"], record["batch_size"]) == (6, 2.0, 6)
+    assert record["learning_rates"] == {"program.0": 0.07} and set(record["loss"]) == {"first", "last"}
+    assert record["metrics"]["n"] == 6 and record["metrics"]["split"] == "validation"
+    assert set(record["baselines"]["untrained"]) == {"accuracy", "loss"}
+    assert record["baselines"]["majority"] == {"accuracy": 0.5}
+    assert set(record["versions"]) == set(job.PACKAGES)
+    assert str(recipe.parent) not in json.dumps(record), "a path of this machine"
+
+
+def test_the_same_recipe_gives_the_same_program(recipe: Path) -> None:
+    first, again = (job.run(load(recipe, ["resume=never"])) for _ in range(2))
+    assert torch.equal(slots(first), slots(again)) and first.record == again.record
+    assert not torch.equal(slots(job.run(load(recipe, ["seed=1"]))), slots(first))
+
+
+class TestResume:
+    """`resume: auto` goes on from the last whole checkpoint, and ends where an uninterrupted run ends."""
+
+    @staticmethod
+    def stop(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+        """Kill training in its step number `after`."""
+        step, seen = ReprogramTrainer.training_step, []
+
+        def killed(self: Any, *given: Any, **named: Any) -> torch.Tensor:
+            seen.append(1)
+            if len(seen) == after:
+                raise KeyboardInterrupt
+            return step(self, *given, **named)
+
+        monkeypatch.setattr(ReprogramTrainer, "training_step", killed)
+
+    options = ("training.eval_steps=1", "training.save_total_limit=9")
+
+    def test_after_a_kill(self, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+        whole = job.run(load(recipe, [*self.options, "output=" + str(recipe.parent / "whole")]))
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            self.stop(patched, 5)
+            job.run(load(recipe, self.options))
+        (checkpoints,) = (recipe.parent / "out" / "checkpoints").iterdir()
+        torn = checkpoints / "checkpoint-4" / "optimizer.pt"
+        torn.write_bytes(torn.read_bytes()[:100])
+        capsys.readouterr()
+        resumed = job.run(load(recipe, self.options))
+        assert "going on from" in (printed := capsys.readouterr().out) and "checkpoint-3" in printed
+        assert torch.equal(slots(resumed), slots(whole))
+        assert resumed.record == whole.record, "losses, baselines and metrics are those of one run"
+
+    def test_another_recipe_starts_anew(self, recipe: Path, capsys: pytest.CaptureFixture) -> None:
+        job.run(load(recipe))
+        for changes, goes_on in (([], True), (["resume=never"], False), (["training.learning_rate=0.5"], False)):
+            capsys.readouterr()
+            job.run(load(recipe, changes))
+            assert ("going on from" in capsys.readouterr().out) == goes_on
+
+
+def test_a_mapping_that_is_only_fitted(recipe: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ["config=null", "preset=linear_probe", "options.labels=[negative, positive]"]
+    record = job.run(load(recipe, options)).record
+    assert record["steps"] == 0 and record["metrics"]["n"] == 6 and "loss" not in record
+    assert "numbers learn" not in capsys.readouterr().out
+
+
+def test_a_mapping_that_starts_estimated(recipe: Path) -> None:
+    mapping = "{type: linear, solver: gradient, start: ridge}"
+    record = job.run(load(recipe, [f"config.mapping={mapping}", "config.labels=[negative, positive]"])).record
+    assert record["learning_rates"] == {"program.0": 0.07, "mapping": 0.001}
+    assert record["baselines"]["untrained"]["accuracy"] > 0.5  # judged with the estimated start
+
+
+def test_numbers_for_labels(recipe: Path) -> None:
+    rows = [{"text": row["text"], "label": len(row["text"]) / 40} for row in ROWS * 4]
+    (recipe.parent / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    mapping = "{type: linear, solver: gradient}"
+    options = [f"config.mapping={mapping}", "config.labels=[length]", "config.problem_type=regression"]
+    record = job.run(load(recipe, options)).record
+    assert set(record["baselines"]) == {"untrained"} and set(record["baselines"]["untrained"]) == {"mse", "loss"}
+    assert record["metrics"]["mse"] < record["baselines"]["untrained"]["mse"]
+
+
+def test_a_stream(recipe: Path) -> None:
+    options = ["data.streaming=true", f"data.validation={recipe.parent}/rows.jsonl", "training.max_steps=2"]
+    record = job.run(load(recipe, options)).record
+    assert record["steps"] == 2 and "rows" not in record["data"] and record["data"]["validation_rows"] == 24
+
+
+class TestVerdict:
+    """U§1: a result that is no better than doing nothing is said to be so."""
+
+    better = {"accuracy": 0.8, "loss": 0.4}
+
+    @pytest.mark.parametrize(
+        ("metrics", "baselines", "says"),
+        [
+            ({"accuracy": 0.9, "loss": 0.3}, {"majority": {"accuracy": 0.6}, "untrained": better}, None),
+            ({"accuracy": 0.6, "loss": 0.3}, {"majority": {"accuracy": 0.6}}, r"majority \(0.6000\): nothing useful"),
+            (
+                {"accuracy": 0.7, "loss": 0.3},
+                {"majority": {"accuracy": 0.6}, "untrained": better},
+                r"untrained \(0.80",
+            ),
+            ({"accuracy": 0.8, "loss": 0.3}, {"untrained": better}, None),  # as often right, and surer of it
+            ({"accuracy": 0.8, "loss": 0.4}, {"untrained": better}, "untrained"),
+            (
+                {"accuracy": 0.5, "loss": 0.9},
+                {"majority": {"accuracy": 0.6}, "untrained": better},
+                "majority .* and unt",
+            ),
+        ],
+    )
+    def test_it_warns_where_it_must(self, metrics: dict, baselines: dict, says: str | None) -> None:
+        found = job.verdict(metrics, baselines)
+        assert found is None if says is None else re.search(says, found)
+
+    def test_a_run_warns(self, recipe: Path) -> None:
+        rows = [{"text": "good", "label": label} for label in ("negative", "negative", "positive") * 4]
+        (recipe.parent / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        with pytest.warns(UserWarning, match=r"no better than majority \(0.6667\).*Try another rate"):
+            job.run(load(recipe, ["training.num_train_epochs=1"]))
+
+
+# Overrides, and what the error says; nothing of the base is loaded before.
+BAD: dict[str, tuple[list[str], str]] = {
+    "no such base": (["base.model=./bose"], "base.model: .*bose is no folder"),
+    "a base that is not on the Hub": (
+        ["base.model=nobody/nothing"],
+        "base.model: 'nobody/nothing' could not be loaded",
+    ),
+    "an unknown dtype": (["base.dtype=float23"], "base.dtype: 'float23'.*did you mean 'float32'"),
+    "an unknown auto class": (["base.auto_class=AutoModel"], "base.auto_class: 'AutoModel'"),
+    "an unknown program": (["config.program.type=promt"], "unknown program 'promt'"),
+    "an unknown preset": (["config=null", "preset=wrap"], "unknown preset 'wrap'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD)
+def test_what_cannot_be_meant(case: tuple[list[str], str], recipe: Path) -> None:
+    overrides, says = case
+    with pytest.raises(ConfigError, match=says):
+        job.run(load(recipe, overrides))
+    assert not (recipe.parent / "out").exists()
+
+
+class TestCommand:
+    """`hf-reprogram train` and `evaluate`, the function behind scripts/train.py."""
+
+    def test_train_then_evaluate(
+        self, recipe: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(recipe.parent)
+        assert main(["train", str(recipe), "training.max_steps=1"]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", "out", "rows.jsonl"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert set(found) == {"accuracy", "macro_f1", "loss", "majority", "n"} and found["n"] == 24
+
+        rows = [{"sentence": row["text"], "grade": row["label"] == "positive"} for row in ROWS]
+        rows = [{**row, "grade": int(row["grade"])} for row in rows]
+        Path("other.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        options = ["--column", "text=sentence", "--label", "grade", "--label-names", "negative,positive"]
+        assert main(["evaluate", "out", "other.jsonl", *options]) == 0
+        assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(found["accuracy"])
+
+    def test_errors_are_one_line(self, recipe: Path, capsys: pytest.CaptureFixture) -> None:
+        assert main(["train", str(recipe), "data.train=./row.jsonl"]) == 2
+        assert main(["train", str(recipe.parent / "nothing.yaml")]) == 2
+        assert main(["evaluate", str(recipe.parent / "base"), "rows.jsonl"]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len([line for line in lines if line.startswith("hf-reprogram: ")]) == 3
