@@ -79,6 +79,8 @@ CLASSIFIER = {"mapping": "labels", "labels": ["a", "b"]}
 SEVERAL = {**linear(solver="gradient"), "problem_type": "multi_label_classification"}
 NUMBER = {**linear(solver="gradient"), "problem_type": "regression", "labels": ["stars"]}
 
+STREAM = datasets.Dataset.from_list(ROWS).to_iterable_dataset()
+
 # What the user writes, given a model that works and a folder; our error or warning; its message.
 MISTAKES: dict[str, tuple[Callable[[ReprogramModel, Path], Any], type[Exception], str]] = {
     # Putting a program on a base
@@ -256,6 +258,11 @@ MISTAKES: dict[str, tuple[Callable[[ReprogramModel, Path], Any], type[Exception]
         lambda m, f: _untrainable(m, f, lambda again, folder: make_trainer(again, arguments(folder), ROWS)),
         UsageError,
         "model: nothing trains.*is_trainable=True",
+    ),
+    "a streamed dataset and no max_steps": (
+        lambda m, f: make_trainer(m, arguments(f, max_steps=-1), STREAM),
+        UsageError,
+        "max_steps: not set, and train_dataset streams without a length",
     ),
     # Loading
     "PeftModel.from_pretrained": (

@@ -13,7 +13,6 @@ import accelerate
 import peft
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 from transformers.utils.generic import can_return_loss, find_labels
@@ -42,6 +41,8 @@ ELSEWHERE = {
     "28": "hf_reprogram/testing/checks.py::def padding_changes_nothing",
     "29": "tests/traps/test_language_models.py::test_t02_09_",
     "30": 'pyproject.toml::"F"',  # ruff's F403 refuses `import *`
+    "31": "tests/training/test_ranks.py::test_there_are_two_ranks",
+    "32": "tests/training/test_ranks.py::class TestSharded",  # fully_shard itself: Trainer's FSDP on a CPU is DDP
     "37": "tests/test_performance.py::test_wrapping_a_model_loads_no_trainer_and_no_data_library",
     "38": "tests/hub_cases.py::test_large_files_without_xet",
     "39": "tests/hub_cases.py::E§0 39",
@@ -50,8 +51,6 @@ NOT_OURS = {
     "24": "sound: no audio backbone yet",
     "34": "sound: datasets' Audio column",
     "35": "sound: torchaudio",
-    "31": "two ranks: tests/training/test_ranks.py asserts the world size",
-    "32": "FSDP of Trainer on a CPU is silently DDP; FSDP2 is tested in tests/training/test_ranks.py",
 }
 
 
@@ -215,13 +214,12 @@ def test_e0_14_a_lora_on_the_base_stays_frozen(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own (E§0 18)
-@pytest.mark.parametrize("way", ["PeftModel", "load_adapter", "get_peft_model"])
+@pytest.mark.parametrize("way", ["load_adapter", "get_peft_model"])
 def test_e0_16_pefts_own_ways_name_ours(way: str, model: ReprogramModel, tmp_path: Path) -> None:
-    """They ended in `No target_modules passed`."""
+    """They ended in `No target_modules passed`; PeftModel.from_pretrained is in tests/test_model.py."""
     model.save_pretrained(tmp_path)
     base, _ = tiny("llama")
     ways: dict[str, Callable[[], Any]] = {
-        "PeftModel": lambda: PeftModel.from_pretrained(base, str(tmp_path)),
         "load_adapter": lambda: base.load_adapter(str(tmp_path)),
         "get_peft_model": lambda: peft.get_peft_model(base, program_config("prompt")),
     }
