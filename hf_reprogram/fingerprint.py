@@ -13,7 +13,6 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from .backbone.offload import Weights
 from .errors import ArtefactError
 
 
@@ -35,9 +34,12 @@ def base_fingerprint(base: nn.Module) -> dict[str, str]:
 
 
 def remembered(base: nn.Module, what: str, make: Callable[[Mapping[str, Tensor]], Any]) -> Any:
-    """`make(tensors of the base)`, once for each state of them."""
-    tensors = Weights(base)
-    state = tensors.state
+    """`make(tensors of the base)`, once for each state of them.
+
+    An in-place edit is seen, because the tensor's version counter rises (one through `.data` is not: it has none).
+    """
+    tensors = _unique_tensors(base)
+    state = tuple((t.data_ptr(), t._version) for t in tensors.values())
     known = _MEMO.get(base)
     if known is None or known[0] != state:
         known = _MEMO[base] = (state, {})
@@ -78,6 +80,20 @@ _CONFIG_NOISE = {
 def config_fields(base: nn.Module) -> dict[str, Any]:
     """The fields of a base's config that may alter its forward."""
     return {k: v for k, v in base.config.to_dict().items() if k not in _CONFIG_NOISE}
+
+
+def _unique_tensors(base: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, tied ones once; of an offloaded base, those that are kept for it."""
+    seen: dict[int, str] = {}
+    tensors = {}
+    for name, tensor in base.state_dict(keep_vars=True).items():
+        if tensor.is_meta:
+            if name not in base.all_tied_weights_keys:
+                module, _, key = name.rpartition(".")
+                tensors[name] = base.get_submodule(module)._hf_hook.weights_map[key]
+        elif seen.setdefault(tensor.data_ptr() if tensor.numel() else id(tensor), name) == name:
+            tensors[name] = tensor
+    return tensors
 
 
 def processor_fingerprint(processor: Any) -> str | None:

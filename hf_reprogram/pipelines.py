@@ -141,7 +141,9 @@ class TextClassification(Pipeline):
 
     def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
         found = self.model.predict(rows, batch_size=batch_size, progress=False, **options)
-        return [[answer] for answer in found] if options.get("top_k") == 1 else found
+        if options.get("top_k") != 1:
+            return found
+        return [answer if isinstance(answer, list) else [answer] for answer in found]
 
 
 class TextGeneration(Pipeline):

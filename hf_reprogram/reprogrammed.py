@@ -153,6 +153,10 @@ class Reprogrammed(nn.Module):
     ) -> SequenceClassifierOutput:
         logits = self.mapping(batch, readouts)
         loss = None if labels is None else self.mapping.loss(batch, logits, labels, num_items)
+        if loss is not None and self.training and torch.is_grad_enabled() and not loss.requires_grad:
+            # Torch would say "does not require grad" in backward, and nobody what was forgotten.
+            fix = "load it with is_trainable=True, or set_adapter(name) the program that is to train"
+            raise UsageError("model", "nothing trains: no part of these rows' programs takes a gradient", None, fix)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def _read_before(self, readout: Tensor, input_ids: Tensor | None) -> Readout:

@@ -99,9 +99,12 @@ def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, 
     made = []
     for logits, labels, kind in zip(score(model, rows, batch_size, progress), names, kinds, strict=True):
         values = probabilities(logits[: len(labels)], kind)
-        # Numbers of a regression keep their order; labels come best first.
-        order = range(len(labels)) if kind == "regression" else values.argsort(descending=True, stable=True).tolist()
-        listed = [{"label": labels[i], "score": values[i].item()} for i in list(order)[:top_k]]
+        if kind == "regression":  # all its numbers, in their order: none is better than another
+            listed = [{"label": name, "score": value} for name, value in zip(labels, values.tolist(), strict=True)]
+            made.append(listed[0] if top_k == 1 and len(listed) == 1 else listed)
+            continue
+        best = values.argsort(descending=True, stable=True)[:top_k].tolist()
+        listed = [{"label": labels[i], "score": values[i].item()} for i in best]
         made.append(listed[0] if top_k == 1 else listed)
     return made
 
@@ -244,13 +247,17 @@ def _gathered(compute: Compute, count: int) -> Tensor:
     return torch.cat([values for _, values in parts])[order.argsort()]
 
 
-def generate(model: Any, rows: Any, **kwargs: Any) -> Tensor:
+def generate(model: Any, rows: Any = None, **kwargs: Any) -> Tensor:
     """New tokens (rows, new) that the base writes after each laid out row; no answer slot, no mapping.
 
     Args:
         rows: texts or dict rows.
         kwargs: for the base's own `generate`: `max_new_tokens` and so on.
     """
+    if rows is None:  # as transformers' generate and its pipeline call it
+        given = f"None, and {next(iter(kwargs))!r} given" if kwargs else "None"
+        fix = 'model.generate(["a text"], max_new_tokens=8), or hr.pipeline("text-generation", model)'
+        raise UsageError("generate(rows)", given, "texts or dict rows, which the template lays out", fix)
     collator, device = model.collator(disabled=model.reprogrammed.disabled), model.backbone.device
     collator.pad_left()
     columns = collator.stack(collator.lay_out(as_rows(rows, model.text_column()), labelled=False))

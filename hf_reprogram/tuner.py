@@ -225,6 +225,11 @@ class ReprogramTuner(BaseTuner):
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         yield  # rows' adapters travel in the batch, not in hooks
 
+    def _enable_adapter_layers(self, enabled: bool = True) -> None:
+        # PEFT's walk would switch a LoRA of the base too, and leave it trainable when it comes on again (E§0 14).
+        for site in self.sites():
+            site.enable_adapters(enabled)
+
     def fill(self, adapter_name: str, config: ReprogramConfig, parts: tuple[nn.ModuleList, nn.Module]) -> None:
         """Add an adapter by filling the two sites, without PEFT's walks through the whole tree (15 ms: N36)."""
         for site, part in zip(self.sites(), parts, strict=True):

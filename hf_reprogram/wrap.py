@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from .errors import ArtefactError, BaseModelError, ConfigError
 from .fingerprint import identity, remembered
 from .registry import method_class
 from .reprogrammed import Reprogrammed
-from .template import Answer, Words, has_answer, parse
+from .template import Answer, Column, Words, has_answer, parse
 from .tuner import build_parts, parts_state
 
 
@@ -38,7 +39,9 @@ def wrap(base: PreTrainedModel) -> Reprogrammed:
             "add_adapter puts a second program on a model that has one",
         )
     if not isinstance(base, PreTrainedModel):
-        raise BaseModelError("model", f"{base!r} is a {type(base).__name__}"[:120], "a transformers PreTrainedModel")
+        what = f"{base!r} is a {type(base).__name__}"[:120]
+        fix = "AutoModelForCausalLM.from_pretrained(...) loads one"
+        raise BaseModelError("model", what, "a transformers PreTrainedModel", fix)
     wrapped = Reprogrammed(base)
     try:
         probe(wrapped.backbone)
@@ -51,7 +54,11 @@ def wrap(base: PreTrainedModel) -> Reprogrammed:
 def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> ReprogramConfig:
     """A copy of the config with what base and processor fill in."""
     if not isinstance(config, ReprogramConfig):
-        raise ConfigError("config", f"{config!r} is a {type(config).__name__}"[:120], "a ReprogramConfig")
+        what, order = (
+            f"{config!r} is a {type(config).__name__}"[:120],
+            "the order is (model, config, processing_class)",
+        )
+        raise ConfigError("config", what, "a ReprogramConfig", order)
     config = copy.deepcopy(config)
     config.validate()
     check_processor(processor)
@@ -60,6 +67,7 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
     config.mapping.resolve(processor, config.labels)
     config.mapping.suits(backbone.gives, type(backbone.base).__name__)
     _check_answer(config, backbone, processor)
+    _mind_the_space(config, backbone, processor)
     config.base_model_name_or_path = backbone.base.config._name_or_path or None
     config.base_auto_class = backbone.auto_class
     config.embedding_rms = remembered(backbone.base, "rms", lambda _: backbone.rms())
@@ -108,6 +116,31 @@ def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> Non
     if processor is not None:
         # Made and thrown away: it raises where slots and words leave no room for text.
         TextCollator(processor, {"default": layout_of(config)}, "default", backbone.facts)
+
+
+def _mind_the_space(config: ReprogramConfig, backbone: Any, processor: Any) -> None:
+    """Warn of label words that would be glued to what stands before the answer: "It wasgood" (U§10).
+
+    Only where the tokenizer has another token for the word after a space; where a space is due is known of text and of
+    words that end in a letter or a punctuation mark, not of slots or of an opening quote.
+    """
+    pieces = parse(config.layout() or "{text}")
+    before = next((a for a, b in zip(pieces, pieces[1:], strict=False) if isinstance(b, Answer)), None)
+    due = isinstance(before, Column) or (isinstance(before, Words) and re.search(r"[\w.,:;!?]$", before.text))
+    if processor is None or not due or backbone.facts.answer not in ("last", "mask"):
+        return
+    for label, words in config.mapping.label_words().items():
+        for word in words:
+            own, spaced = (processor(w, add_special_tokens=False)["input_ids"] for w in (word, " " + word))
+            glued = word[0].isalnum() and own != spaced and len(spaced) <= len(own)
+            if glued and processor.unk_token_id not in spaced:
+                end = before.text if isinstance(before, Words) else f"{{{before.name}}}"
+                warnings.warn(
+                    f"VerbalizerConfig.words[{label!r}]: {word!r} begins without a space, so that the base reads "
+                    f"{end + word!r}. Fix: {' ' + word!r} if it is a word of its own.",
+                    UserWarning,
+                    stacklevel=4,
+                )
 
 
 def check_processor(processor: Any) -> None:

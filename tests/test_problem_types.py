@@ -108,7 +108,7 @@ class TestPredictions:
 
     def test_numbers_come_by_name(self) -> None:
         model = _model("regression", ["stars", "length"])
-        found = model.predict(TEXTS[:1], top_k=None)[0]
+        found = model.predict(TEXTS[:1])[0]
         assert [r["label"] for r in found] == ["stars", "length"]
         assert found[0]["score"] == pytest.approx(model.score(TEXTS[:1])[0, 0].item())
         assert _model("regression", ["stars"]).predict("fine")[0]["label"] == "stars"

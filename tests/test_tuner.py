@@ -146,9 +146,10 @@ def test_unknown_attributes_are_reported_as_unknown(model: ReprogramModel) -> No
 
 
 def test_a_fresh_process_that_has_peft_registers_at_import_and_once() -> None:
+    """And prints nothing (U, silence)."""
     code = (
         "import peft, hf_reprogram; import peft.mapping as m; print(m.PEFT_TYPE_TO_PREFIX_MAPPING['REPROGRAM']);"
         "import hf_reprogram.tuner as t; t.register()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "reprogram_"
+    assert done.stdout.strip() == "reprogram_" and done.stderr == ""

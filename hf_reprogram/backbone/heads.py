@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from .families import Family
-from .offload import running_device
 
 
 SLICE = 4096  # rows of the vocabulary at a time, where all of them must be summed over
@@ -56,9 +56,10 @@ class Head:
     def rows(self, ids: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         """(weight (rows, head dim), bias (rows,) or None) of some rows, float32, without gradient."""
         output = self.output
-        if self.sliceable:
-            weight, bias = output.weight.detach()[ids].float(), None
-            bias = output.bias.detach()[ids].float() if output.bias is not None else None
+        if type(output) is nn.Linear:
+            with align_module_device(output):  # an offloaded one is there only while it is used
+                weight = output.weight.detach()[ids].float()
+                bias = output.bias.detach()[ids].float() if output.bias is not None else None
         else:
             weight, bias = self._rows_by_running(ids)
         if self.family.logits_bias:
@@ -68,8 +69,8 @@ class Head:
 
     @torch.no_grad()
     def _rows_by_running(self, ids: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Rows of a matrix that is packed, adapted or elsewhere: what its module makes of the unit vectors."""
-        units = torch.eye(self.width, device=running_device(self.output))
+        """Rows of a matrix that is packed or adapted: what its module makes of the unit vectors."""
+        units = torch.eye(self.width, device=self.output.weight.device)
         zero = self._own(torch.zeros_like(units[:1]))[0, ids]
         return torch.cat([self._own(part)[:, ids] - zero for part in units.split(256)]).T.contiguous(), zero
 
@@ -86,11 +87,10 @@ class Head:
 
     @property
     def sliceable(self) -> bool:
-        """Whether rows may be taken alone: anything but a bare Linear that is here (quantised, adapted, hooked,
-        offloaded) keeps its own way to the logits, and columns come after."""
+        """Whether rows may be taken alone: anything but a bare Linear (quantised, adapted, hooked) keeps its own way
+        to the logits, and columns come after."""
         output = self.output
-        bare = type(output) is nn.Linear and not output._forward_hooks and not output._forward_pre_hooks
-        return bare and output.weight.device.type != "meta"
+        return type(output) is nn.Linear and not output._forward_hooks and not output._forward_pre_hooks
 
     def _own(self, state: Tensor) -> Tensor:
         output = self.output

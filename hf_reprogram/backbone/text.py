@@ -9,6 +9,7 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
+from accelerate.utils import has_offloaded_params
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -20,7 +21,6 @@ from ..errors import BaseModelError, UsageError
 from .families import FAMILIES
 from .heads import Head
 from .kinds import KINDS, kind_of
-from .offload import running_device
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,14 @@ class TextBackbone:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs must lie."""
-        return running_device(self.embedding)
+        """Where inputs must lie; an offloaded embedding says where it will be when it is called."""
+        device = self.embedding.weight.device
+        if device.type != "meta":
+            return device
+        if not has_offloaded_params(self.embedding):
+            what = f"a {type(self.base).__name__} on the meta device, which has shapes and no numbers"
+            raise BaseModelError("model", what, "a loaded base", "from_pretrained loads one")
+        return torch.device(self.embedding._hf_hook.execution_device)
 
     @property
     def dtype(self) -> torch.dtype:

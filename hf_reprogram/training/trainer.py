@@ -173,6 +173,6 @@ def parameter_groups(model: Any, args: TrainingArguments) -> list[dict[str, Any]
             "model",
             "nothing trains",
             "a program or mapping with parameters",
-            "fit_mapping(rows) estimates a mapping without training",
+            "load it with is_trainable=True; fit_mapping(rows) estimates a mapping without training",
         )
     return groups

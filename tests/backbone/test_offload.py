@@ -11,7 +11,6 @@ from accelerate import cpu_offload, disk_offload
 from transformers import PreTrainedModel
 
 import hf_reprogram as hr
-from hf_reprogram.backbone.offload import Weights, running_device
 from hf_reprogram.fingerprint import base_fingerprint
 from hf_reprogram.testing import ROWS, logits_of, program_config, tiny
 
@@ -95,12 +94,3 @@ def test_it_is_hidden_from_pefts_own_dispatch(offloaded: Any) -> None:
     """E§0 10: with `hf_device_map` in sight PEFT dispatches the base anew, under names that do not exist."""
     model = hr.get_reprogram_model(offloaded("llama"), program_config("prompt"), tiny("llama")[1])
     assert not hasattr(model.reprogrammed, "hf_device_map")
-
-
-def test_weights_are_fetched_one_at_a_time(tmp_path: Path) -> None:
-    base, _ = tiny("llama")
-    here = {name: tensor.clone() for name, tensor in Weights(base).items()}
-    away = Weights(disk_offload(base, tmp_path, execution_device="cpu"))
-    assert away.keys() == here.keys() and "lm_head.weight" not in here
-    assert all(torch.equal(away[name], here[name]) for name in here)
-    assert running_device(base.model.embed_tokens) == torch.device("cpu")
