@@ -208,7 +208,7 @@ class TestNothingNamedIsImported:
         [
             "trap_module.Trap",
             "subprocess.Popen",
-            "AutoModel",
+            "AutoModelForAudioClassification",
             "AutoTokenizer",
             "LlamaForCausalLM",
             "pipeline",
@@ -263,10 +263,9 @@ def test_tokens_that_are_not_those_of_the_words(tmp_path: Path, tokens: Any) -> 
         model.load_adapter(folder, "loaded")
 
 
-def test_more_slots_than_memory_holds(folder: Path) -> None:
-    """Refused by the shapes of its tensors, before a byte is taken: 10^9 slots would be 128 GB."""
-    template = "{prompt:999999999} {text}{answer}"
-    forge(folder, config=lambda c: c["program"].update(template=template))
+def test_more_slots_than_its_tensors_hold(folder: Path) -> None:
+    """Refused by the shapes of its tensors, before room for what the config says is taken."""
+    forge(folder, config=lambda c: c["program"].update(template="{prompt:4000} {text}{answer}"))
     model = host()
     with nothing_changes(model), pytest.raises(ArtefactError, match=r"program.0.slots is \(5, 32\)"):
         model.load_adapter(folder, "loaded")
