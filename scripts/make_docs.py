@@ -114,6 +114,72 @@ def reviews() -> str:
     )
 
 
+FEW_SHOT = {
+    "ours": "ours: 10 vectors on frozen SmolLM2-135M",
+    "peft_prompt_tuning": "PEFT prompt tuning, same label words and rows, best of 4 rates",
+    "calibrated": "its label words, calibrated, no training",
+    "zero_shot": "its label words, raw, no training",
+    "probe": "linear probe of its states",
+    "probe:joined": "linear probe of its states, rows joined as for ours",
+    "probe:minilm": "linear probe of MiniLM-L6's states",
+    "probe:minilm_joined": "linear probe of MiniLM-L6's states, rows joined",
+    "classical:all": "TF-IDF + logistic regression on the whole training set",
+    "classical:few": "TF-IDF + logistic regression on the same rows",
+    "random_source": "ours on a model of random weights",
+    "majority": "always the commonest label",
+}
+TASKS = {"sst2": "SST-2", "trec": "TREC"}
+Found = dict[tuple[str, str, str], dict[str, Any]]  # (task, method, metric) -> row
+
+
+def few_shot() -> str:
+    """Mean accuracy of every method by task and rows per class, what ours gains, and what is above it."""
+    found = result("few_shot")
+    rows: Found = {(r["task"], r["method"], r["metric"]): r for r in found["rows"]}
+    columns = {
+        f"{task}, {shots} per class": f"{name}, {shots}" for task, name in TASKS.items() for shots in (4, 16, 64)
+    }
+    columns = {table: head for table, head in columns.items() if (table, "ours", "accuracy") in rows}
+    lines = [
+        f"| accuracy; labelled rows per class | {' | '.join(columns.values())} |",
+        "|---|" + "--:|" * len(columns),
+    ]
+    for method, text in FEW_SHOT.items():
+        reached = [rows.get((table, method, "accuracy")) for table in columns]
+        if any(reached):
+            lines.append(f"| {text} | {' | '.join(_value(row) for row in reached)} |")
+    told = [_gains(rows, table, head) for table, head in columns.items()]
+    planned = dict.fromkeys(table.partition(":")[0] for table in found["settings"]["tables"])
+    missing = [table for table in planned if (table, "ours", "accuracy") not in rows]
+    told += [f"- Planned and not measured yet: {'; '.join(missing)}."] if missing else []
+    return "\n".join([*lines, "", *told]) + (
+        "\n\nThe labelled rows choose everything; the test rows choose nothing but PEFT's rate, in its favour. "
+        f"`{found['command']}` at {found['commit'][:12]}."
+    )
+
+
+def _value(row: dict[str, Any] | None) -> str:
+    return f"{row['value']:.1f}" if row else ""
+
+
+def _gains(rows: Found, table: str, head: str) -> str:
+    """What ours gains in one column with 95 % intervals: above it, below it, or not to be told apart."""
+    draws = rows[table, "ours", "accuracy"]["n"]
+    above, level, below = [], [], []
+    for method, text in FEW_SHOT.items():
+        gain = rows.get((table, "ours", f"accuracy_gain_over:{method}"))
+        if gain is None or method in ("majority", "zero_shot", "classical:few"):
+            continue
+        name = text.replace("its ", "SmolLM2's ").partition(", same")[0]
+        fewer = f", draws {gain['n']}" if gain["n"] != draws else ""
+        told = f"{name} {gain['value']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f}{fewer})"
+        (above if gain["low"] > 0 else below if gain["high"] < 0 else level).append(told)
+    parts = [f"{head} per class, {draws} draws. Ours gains over: {'; '.join(above) or 'nothing'}"]
+    parts += [f"Not to be told apart: {'; '.join(level)}"] if level else []
+    parts += [f"**Better than ours: {'; '.join(below)}**"] if below else []
+    return f"- {'. '.join(parts)}."
+
+
 COSTS = {
     "step_ratio_to_floor": "training step, against a bare frozen forward and input gradient",
     "flops_ratio_to_body_forward": "FLOPs of a step, against one forward of the body",
@@ -151,7 +217,13 @@ def fill(text: str, mark: str, content: str) -> str:
 
 def render(text: str) -> str:
     """The README with its generated parts made anew."""
-    for mark, content in (("methods", methods()), ("families", families()), ("demo", reviews()), ("speed", speed())):
+    for mark, content in (
+        ("methods", methods()),
+        ("families", families()),
+        ("demo", reviews()),
+        ("few_shot", few_shot()),
+        ("speed", speed()),
+    ):
         text = fill(text, mark, content)
     return text
 
