@@ -109,8 +109,8 @@ def make_trainer(
         kwargs: for Trainer.
 
     Raises:
-        UsageError: `remove_unused_columns` is true, nothing trains, a stream has no `max_steps`, or labels are smoothed
-            where that would lose class weights or other kinds of targets.
+        UsageError: `remove_unused_columns` is true, nothing trains, a stream has no `max_steps`, or smoothed labels
+            would lose class weights or the kind of targets.
     """
     if args.remove_unused_columns:
         raise UsageError("TrainingArguments.remove_unused_columns", "True, which drops the text columns", "False")
