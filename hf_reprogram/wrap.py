@@ -180,7 +180,7 @@ def parts_for(config: ReprogramConfig, backbone: Any, tensors: dict[str, Tensor]
     """
     with as_artefact(where), torch.device("meta"):
         shapes = parts_state(build_parts(config, backbone))
-    artefact.match(shapes, tensors, where)
+    artefact.match(tensors, shapes, where)
     with as_artefact(where):
         parts = build_parts(config, backbone)
     artefact.fill(parts_state(parts), tensors, where)
