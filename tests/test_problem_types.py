@@ -200,3 +200,12 @@ class TestRefused:
         config = ReprogramConfig(mapping="labels", labels=["stars"], problem_type="regression")
         with pytest.raises(ConfigError, match="problem_type.*'regression'.*'linear'"):
             get_reprogram_model(base, config, tokenizer)
+
+    def test_label_smoothing_that_would_lose_the_class_weights_or_the_kind_of_targets(self, tmp_path) -> None:
+        """Trainer smooths in a loss of its own, which knows neither."""
+        arguments = TrainingArguments(tmp_path, remove_unused_columns=False, label_smoothing_factor=0.1, use_cpu=True)
+        weighted = _model("single_label_classification", LABELS, class_weight={"negative": 1.0, "positive": 2.0})
+        with pytest.raises(UsageError, match="label_smoothing_factor.*class_weight"):
+            make_trainer(weighted, arguments, ROWS)
+        with pytest.raises(UsageError, match="label_smoothing_factor.*regression"):
+            make_trainer(_model("regression", ["stars"]), arguments, [{"text": "fine", "label": 1.0}])

@@ -109,10 +109,12 @@ def make_trainer(
         kwargs: for Trainer.
 
     Raises:
-        UsageError: `remove_unused_columns` is true, nothing trains, or a stream has no `max_steps`.
+        UsageError: `remove_unused_columns` is true, nothing trains, a stream has no `max_steps`, or smoothed labels
+            would lose class weights or the kind of targets.
     """
     if args.remove_unused_columns:
         raise UsageError("TrainingArguments.remove_unused_columns", "True, which drops the text columns", "False")
+    _check_smoothing(model, args)
     if "optimizers" not in kwargs:
         parameter_groups(model, args)  # raises here, not at the first step, where nothing trains
     if not has_length(train_dataset):
@@ -134,6 +136,16 @@ def make_trainer(
     return ReprogramTrainer(
         model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, features=features, **kwargs
     )
+
+
+def _check_smoothing(model: Any, args: TrainingArguments) -> None:
+    """Trainer's label smoothing puts its own loss in the place of the model's: what that knows would be lost."""
+    if args.label_smoothing_factor:
+        where = "TrainingArguments.label_smoothing_factor"
+        if model.problem_type() != "single_label_classification":
+            raise UsageError(where, f"{args.label_smoothing_factor} for {model.problem_type()}", "0")
+        if model.active_mapping().class_weight is not None:
+            raise UsageError(where, "given beside class_weight, which it would ignore", "one of the two")
 
 
 def _check_stream(model: Any, args: TrainingArguments) -> None:
