@@ -29,6 +29,8 @@ def model_card(
         subfolder: of that place.
     """
     base = " ".join((config.base_model_name_or_path or "").split())
+    if os.path.isabs(base):
+        base = os.path.basename(os.path.normpath(base))  # the rest says only how somebody's disk is laid out
     numbers, size = sum(t.numel() for t in tensors.values()), sum(t.nbytes for t in tensors.values())
     parts = [
         f"---\n{_metadata(config, subfolder or place)}\n---",
@@ -228,7 +230,10 @@ def _evaluation(config: ReprogramConfig) -> str:
     record = config.training or {}
     ours = _scores(record.get("metrics"))
     if not ours:
-        return ""
+        return (
+            "## Evaluation\n\nNot evaluated: no numbers are recorded with this program. `hf-reprogram train` records "
+            "them beside their baselines; `model.evaluate(rows)` gives them for rows of yours."
+        )
     baselines = record.get("baselines")
     rows, better = [("**this program**", *(_shown(key, value) for key, value in ours.items()))], []
     best, greater = BEST[config.problem_type]

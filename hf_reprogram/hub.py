@@ -296,7 +296,7 @@ def explain(error: BaseException, token: Any = None) -> tuple[str, str | None]:
     text = _without_token(first_line(_cause(error)), token)
     login = "`hf auth login`, or pass a token"
     if "OfflineModeIsEnabled" in kinds:
-        return "HF_HUB_OFFLINE is set, and it is not in the cache", "unset HF_HUB_OFFLINE, or use a folder"
+        return "HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE; folders and what is in the cache need no Hub"
     if "LocalEntryNotFoundError" in kinds:
         return "it is not in the cache, and local_files_only=True", "load it once without local_files_only"
     if "LocalTokenNotFoundError" in kinds:

@@ -207,6 +207,12 @@ def speed() -> str:
     )
 
 
+def recipe() -> str:
+    """The demo's recipe as it is, without its comments at the top."""
+    text = (ROOT / "scripts" / "recipes" / "demo.yaml").read_text()
+    return "```yaml\n" + "\n".join(line for line in text.splitlines() if not line.startswith("#")).strip() + "\n```"
+
+
 def fill(text: str, mark: str, content: str) -> str:
     """Put `content` between the marks `<!-- mark -->` and `<!-- /mark -->`."""
     pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
@@ -220,6 +226,7 @@ def render(text: str) -> str:
     for mark, content in (
         ("methods", methods()),
         ("families", families()),
+        ("recipe", recipe()),
         ("demo", reviews()),
         ("few_shot", few_shot()),
         ("speed", speed()),
