@@ -287,4 +287,7 @@ def read_yaml(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}", f"is no YAML ({getattr(error, 'problem', None) or error})") from error
+        why = f"is no YAML ({getattr(error, 'problem', None) or error})"
+        raise ConfigError(
+            f"{where}{line}", why, "keys once each; quotes round text with a colon or a brace"
+        ) from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from ..features import FrozenRows
 from ..metrics import metrics
 from .cache import FrozenCollator, frozen
@@ -117,6 +118,7 @@ def make_trainer(
     _check_smoothing(model, args)
     if "optimizers" not in kwargs:
         parameter_groups(model, args)  # raises here, not at the first step, where nothing trains
+    _check_rows(train_dataset)
     if not has_length(train_dataset):
         _check_stream(model, args)
         if args.accelerator_config.dispatch_batches is None:
@@ -136,6 +138,16 @@ def make_trainer(
     return ReprogramTrainer(
         model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, features=features, **kwargs
     )
+
+
+def _check_rows(rows: Any) -> None:
+    """Raise for what holds no rows, before Trainer fails on it in words of its own."""
+    if not isinstance(rows, Iterable | torch.utils.data.Dataset):
+        raise DataError(
+            "train_dataset", f"{rows!r} is a {type(rows).__name__}"[:120], "dict rows, or a dataset of rows"
+        )
+    if has_length(rows) and not len(rows):
+        raise DataError("train_dataset", "empty", "at least one row: rows to learn from")
 
 
 def _check_smoothing(model: Any, args: TrainingArguments) -> None:
