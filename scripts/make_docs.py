@@ -185,6 +185,8 @@ COSTS = {
     "flops_ratio_to_body_forward": "FLOPs of a step, against one forward of the body",
     "saved_bytes_ratio_to_floor": "activations kept for backward, against the bare loop",
     "eight_programs_ratio_to_one": "eight programs in one batch, against one program",
+    "trainer_overhead_ms": "what Trainer adds to a step of the bare loop, CPU ms",
+    "mapping_fits_ratio_to_floor": "100 fits of a mapping, against one pass and 100 bare fits",
     "load_ms": "load a program onto a resident base, ms",
     "switch_ms": "switch programs, ms",
 }
@@ -200,6 +202,8 @@ def speed() -> str:
         for method in methods:
             row = next((r for r in found["rows"] if (r["method"], r["metric"]) == (method, metric)), None)
             values.append(f"{row['value']:.3g}" if row else "")
+        if not any(values):
+            continue  # not measured yet
         lines.append(f"| {text} | {' | '.join(values)} |")
     return "\n".join(lines) + (
         "\n\nThe gain is in what is not computed: only the answer's position and the label words' rows go through the "
