@@ -103,7 +103,8 @@ def _slots(facts: Mapping[str, Any]) -> list[str]:
     lines = _entry(
         "slots",
         "their nearest tokens, and how far these are in lengths of an average token (95 in 100 tokens have another "
-        f"within {facts['slots'][0]['usual']:.2f})" + ("; * farther than that: such neighbours mean nothing" * far),
+        f"within {facts['slots'][0]['usual']:.2f}); a slot that has hardly moved is near the token it started from"
+        + ("; * farther than that: such neighbours mean nothing" * far),
     )
     for row in facts["slots"]:
         near = (

@@ -1,4 +1,4 @@
-"""`verbalizer`: label words read at the answer slot, their rows fixed or trained, offsets calibrated."""
+"""`verbalizer`: label words read at the answer slot."""
 
 from __future__ import annotations
 
