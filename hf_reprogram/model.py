@@ -196,7 +196,9 @@ class ReprogramModel(PeftModel):
         fingerprint.check_fingerprint(config.fingerprint, self.backbone.base, self.processing_class, str(folder))
         self._install(adapter_name, config, tensors, str(folder))
         active = adapter_name == self.active_name()
-        self.base_model.set_requires_grad(adapter_name, is_trainable or (active and self._trains()))
+        trains = is_trainable or (active and self._trains())
+        for site in self.base_model.sites():  # PEFT's own verb walks through the whole base (N36)
+            site.entries[adapter_name].requires_grad_(trains)
         if active:
             self._tell_labels()
 
