@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer, PreTrainedModel
 
 from . import artefact
-from .backbone.kinds import KINDS
+from .backbone.kinds import AUDIO_KINDS, KINDS, modality_of
 from .config import ReprogramConfig
 from .errors import ArtefactError, BaseModelError, UsageError, did_you_mean
 from .hub import explain, fetch, is_lost
@@ -21,7 +21,7 @@ from .wrap import config_of
 
 
 # What a config may name; nothing else that it says is ever looked up in transformers.
-AUTO_CLASSES = tuple(kind.auto_class for kind in KINDS.values())
+AUTO_CLASSES = tuple(kind.auto_class for kind in (*KINDS.values(), *AUDIO_KINDS.values()))
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _HUB = ("token", "cache_dir", "local_files_only")
 
@@ -77,7 +77,9 @@ class AutoReprogramModel:
             raise BaseModelError("base_model", f"{base_model!r}"[:120], "a loaded transformers model, or its name")
         if processing_class is None and (config.fingerprint or {}).get("processor"):
             name = name or base_model.config._name_or_path
-            processing_class = _load_processor(name, repo_or_folder, {k: hub[k] for k in _HUB if k in hub})
+            given = {k: hub[k] for k in _HUB if k in hub}
+            hears, both = modality_of(base_model) == "audio", "+" in config.fingerprint["processor"]
+            processing_class = _load_processor(name, repo_or_folder, hears, both, given)
         return ReprogramModel.from_pretrained(base_model, folder, adapter_name, is_trainable, processing_class)
 
 
@@ -109,10 +111,12 @@ def _explained(where: Any, what: str, expected: str, argument: str, token: Any) 
         raise ArtefactError(str(where), f"{what} could not be loaded ({why})", expected, fix) from None
 
 
-def _load_processor(name: str | None, where: Any, hub: dict[str, Any]) -> Any:
+def _load_processor(name: str | None, where: Any, hears: bool, both: bool, hub: dict[str, Any]) -> Any:
+    noun = "feature extractor" if hears else "tokenizer"
     if not name:
-        why = "its tokenizer could not be loaded: its base had no name"
+        why = f"its {noun} could not be loaded: its base had no name"
         raise ArtefactError(str(where), why, fix="pass processing_class=...")
-    what, expected = f"the tokenizer of {name!r}", "a tokenizer beside its base"
+    loader = AutoProcessor if both else AutoFeatureExtractor if hears else AutoTokenizer
+    what, expected = f"the {noun} of {name!r}", f"a {noun} beside its base"
     with _explained(where, what, expected, "processing_class", hub.get("token")):
-        return AutoTokenizer.from_pretrained(name, **hub)
+        return loader.from_pretrained(name, **hub)

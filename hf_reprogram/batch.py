@@ -25,7 +25,9 @@ class Batch:
         slot_index: (batch, time) number of the slot at each position, -1 where there is none.
         answer_index: (batch,) or (batch, tokens) position that the mapping reads; -1 where a row has fewer.
         answer_ids: (batch, tokens) the tokens of a label word whose probability is read there; -1 where it has fewer.
-        input_values: (batch, samples) raw audio.  lengths: (batch,) valid samples of each row.
+        input_values: (batch, samples) a wave in plain amplitude, on its canvas.
+        signal_mask: (batch, samples) whether the row's own signal sits there.
+        input_features: (batch, mels, frames) a spectrogram as the base wants it.
         adapters: the program's name for every row, or None where all rows share the active one.
         hooks: (site name, function) pairs that the backbone installs for this call only.
     """
@@ -38,8 +40,8 @@ class Batch:
     answer_index: Tensor | None = None
     answer_ids: Tensor | None = None
     input_values: Tensor | None = None
+    signal_mask: Tensor | None = None
     input_features: Tensor | None = None
-    lengths: Tensor | None = None
     adapters: tuple[str, ...] | None = None
     hooks: tuple[tuple[str, Callable], ...] = ()
 
@@ -69,7 +71,9 @@ class Reading:
     - `rows`: logits of the label rows `ids` at the answer slot: (batch, len(ids)); all rows where `ids` is None.
     - `classes`: logits of the base's own classifier: (batch, classes).
     - `state`: one hidden vector per row: (batch, dim). `pool` is `answer` (the answer slot), `head` (the same after
-      the head's own transform, ready for label rows), `mean` (over the text, slots and padding left out) or `first`.
+      the head's own transform, ready for label rows), `mean` (over the text, slots and padding left out), `statistics`
+      (mean and deviation side by side) or `first`. `layer` picks a layer of a model that hears; None is the last.
+    - `frames`: the logits of a CTC head: (batch, frames, vocabulary).
     - `sequence`: log-probabilities of the tokens of a label word at their positions: (batch, tokens), 0 where there
       is none.
     - `base`: the base's own output, untouched.
@@ -78,6 +82,7 @@ class Reading:
     kind: str
     ids: tuple[int, ...] | None = None
     pool: str = "answer"
+    layer: int | None = None
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any
 from peft import PeftConfig
 
 from . import presets
+from .canvas import as_canvas
 from .errors import ConfigError, did_you_mean
 from .registry import Options, Strict, build, method_class
 
@@ -19,6 +20,8 @@ from .registry import Options, Strict, build, method_class
 PEFT_TYPE = "REPROGRAM"
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 FORMAT_VERSION = 1
+# What the backbone makes of one stage for the next: embeddings of tokens, features of a wave; all of it ends inside.
+BRIDGES = {("tokens", "embeds"), ("wave", "features"), ("wave", "latent"), ("features", "latent")}
 
 
 @dataclass
@@ -33,6 +36,8 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
         problem_type: `single_label_classification`, `multi_label_classification` (a row has any number of labels) or
             `regression` (labels name the numbers that come out).
         class_weight: factor of the loss by label.
+        canvas: of models that hear: how a clip or a series is laid out, `CanvasConfig(...)` or a dict of its options.
+            None is the base's own fixed length, or one second.
         base_auto_class: filled in: the `transformers` auto class that loads the base.
         fingerprint: filled in: identity of base and processor.
         embedding_rms: filled in: root mean square of the base's embedding table, the unit of all program vectors.
@@ -57,6 +62,7 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
     labels: list[str] | None = field(default=None, metadata={"help": "Target labels, order = id."})
     problem_type: str = field(default="single_label_classification", metadata={"help": "Kind of target."})
     class_weight: dict[str, float] | None = field(default=None, metadata={"help": "Factor of the loss by label."})
+    canvas: Any = field(default=None, metadata={"help": "How sound is laid out."})
     base_auto_class: str | None = field(default=None, metadata={"help": "Auto class of the base."})
     fingerprint: dict | None = field(default=None, metadata={"help": "Identity of base and processor."})
     embedding_rms: float | None = field(default=None, metadata={"help": "Unit of the program's vectors."})
@@ -77,6 +83,7 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
                 "program", "none" if self.program is None else self.program, "ReprogramConfig.program"
             )
         self.mapping = build("mapping", "none" if self.mapping is None else self.mapping, "ReprogramConfig.mapping")
+        self.canvas = as_canvas(self.canvas, "ReprogramConfig.canvas")
         self.validate()
 
     @classmethod
@@ -182,7 +189,7 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
             )
         stages = [(method_class("program", p.type).accepts, method_class("program", p.type).gives) for p in programs]
         for i, ((_, gives), (accepts, _)) in enumerate(zip(stages, stages[1:], strict=False)):
-            if gives != accepts:
+            if gives != accepts and (gives, accepts) not in BRIDGES:
                 raise ConfigError(
                     f"ReprogramConfig.program[{i + 1}]",
                     f"{programs[i + 1].type!r} accepts {accepts}, {programs[i].type!r} before it gives {gives}",

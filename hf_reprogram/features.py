@@ -56,6 +56,7 @@ def fields_of(model: Any, reading: Any) -> dict[str, Any]:
     if reason:
         raise UsageError("frozen features", reason, "a frozen base, asleep, under programs that do not train")
     base, device, programs = model.backbone.base, model.backbone.device.type, model.active_programs()
+    canvas = model.peft_config[model.active_name()].canvas
     tensors = {f"{i}.{key}": tensor for i, p in enumerate(programs) for key, tensor in p.state_dict().items()}
     found = {
         "base": base_fingerprint(base) | {"config": config_fields(base)},
@@ -67,6 +68,7 @@ def fields_of(model: Any, reading: Any) -> dict[str, Any]:
         "device": device,
         "tokenizer": _tokenizer_fields(model.processing_class),
         "facts": asdict(model.backbone.facts),
+        "canvas": asdict(canvas) if canvas is not None else None,
         "program": [asdict(p.options) | {"unit": p.scale} for p in programs],
         "program_tensors": tensor_digest(tensors),
         "reading": asdict(reading),
@@ -114,9 +116,8 @@ def _plain(value: Any) -> Any:
 
 
 def row_keys(made: Sequence[Any]) -> list[str]:
-    """A digest per laid out row (ids, slots, answer): the whole way from text to ids is in it, the label is not."""
-    laid = ({k: v for k, v in vars(row).items() if k not in ("label", "adapter")} for row in made)
-    return [xxhash.xxh3_64_hexdigest(json.dumps(row, sort_keys=True).encode()) for row in laid]
+    """A digest per laid out row."""
+    return [row.key() for row in made]
 
 
 # The folder

@@ -13,7 +13,9 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from .backbone.kinds import modality_of
 from .errors import ArtefactError
+from .processors import extractor_of, tokenizer_of
 
 
 logger = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ def base_fingerprint(base: nn.Module) -> dict[str, str]:
     text = json.dumps(config_fields(base), sort_keys=True, default=str)
     return {
         "class": type(base).__name__,
-        "width": str(base.get_input_embeddings().weight.shape[1]),
+        "width": str(_width(base)),
         "dtype": str(base.dtype).removeprefix("torch."),
         "weights": remembered(base, "weights", tensor_digest),
         "config": hashlib.sha256(text.encode()).hexdigest()[:32],
@@ -77,6 +79,7 @@ def _rounded(base: nn.Module) -> str:
 
 # Names, versions and the output side change nothing that the body computes; use_cache is a matter of speed. Nor is the
 # attention implementation part of it: they agree to 1e-6, and a program is trained on one machine to serve on another.
+_EXTRACTOR_NOISE = {"processor_class", "feature_extractor_type", "_processor_class", "name_or_path"}
 _CONFIG_NOISE = {
     "_name_or_path", "transformers_version", "architectures", "id2label", "label2id", "problem_type", "use_cache",
     "dtype", "output_hidden_states", "output_attentions", "return_dict",
@@ -102,8 +105,22 @@ def _unique_tensors(base: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+def _width(base: nn.Module) -> int:
+    """Size of the vectors that programs put in; of a base that hears, of its encoder's."""
+    if modality_of(base) == "audio":
+        return base.config.hidden_size
+    return base.get_input_embeddings().weight.shape[1]
+
+
 def processor_fingerprint(processor: Any) -> str | None:
-    """Identity of a tokenizer: its vocabulary, rules and special tokens, not its padding state."""
+    """Identity of a tokenizer: its vocabulary, rules and special tokens, not its padding state. Of a feature extractor
+    all its constants; of a processor, of both."""
+    extractor = extractor_of(processor)
+    if extractor is not None:
+        constants = {k: v for k, v in extractor.to_dict().items() if k not in _EXTRACTOR_NOISE}
+        text = json.dumps(constants, sort_keys=True, default=str)
+        own, tokenizer = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}", tokenizer_of(processor)
+        return own if tokenizer is None else f"{own}+{processor_fingerprint(tokenizer)}"
     if processor is None:
         return None
     known = _MEMO.get(processor)
@@ -137,6 +154,8 @@ def check_fingerprint(saved: Mapping[str, Any] | None, base: nn.Module, processo
     """
     saved = saved or {}
     present = {**base_fingerprint(base), "processor": processor_fingerprint(processor)}
+    if "+" not in (saved.get("processor") or "+"):  # made with the extractor alone: a tokenizer beside it is no matter
+        present["processor"] = (present["processor"] or "").partition("+")[0] or None
     rounded = _differ_by_rounding(saved, present, base)
     for key, text in _DIFFERENCES.items():
         theirs, ours = saved.get(key), present.get(key)

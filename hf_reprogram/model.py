@@ -17,13 +17,13 @@ from . import artefact, fingerprint, serve
 from .card import model_card
 from .config import ReprogramConfig
 from .data.rows import label_names
-from .data.text import TextCollator, layout_of
 from .errors import ConfigError, UsageError, did_you_mean
 from .hub import fetch, push
+from .processors import check_processor
 from .reprogrammed import Reprogrammed
 from .template import columns, parse
 from .tuner import build_parts, check_adapter_name
-from .wrap import as_artefact, check_processor, config_of, parts_for, resolve, start, watch_rates, wrap
+from .wrap import as_artefact, collator_of, config_of, parts_for, resolve, start, watch_rates, wrap
 
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class ReprogramModel(PeftModel):
         folder = fetch(model_id, subfolder, **hub)
         sealed, tensors = artefact.load(folder)
         config = config_of(sealed, folder)
-        wrapped = wrap(model)
+        wrapped = wrap(model, processing_class)
         try:
             fingerprint.check_fingerprint(config.fingerprint, model, processing_class, str(folder))
             parts_for(config, wrapped.backbone, tensors, str(folder))
@@ -136,7 +136,9 @@ class ReprogramModel(PeftModel):
         return self._config_of(adapter_name).problem_type
 
     def columns(self) -> list[str]:
-        """Columns that the active program's template takes from a row."""
+        """Columns that the active program's template takes from a row; of a model that hears, `audio`."""
+        if self.backbone.modality == "audio":
+            return ["audio"]
         return columns(parse(self._config_of().layout() or "{text}"))
 
     def text_column(self) -> str:
@@ -349,7 +351,7 @@ class ReprogramModel(PeftModel):
 
     # Ours
 
-    def collator(self, features: Any = None, disabled: bool = False) -> TextCollator:
+    def collator(self, features: Any = None, disabled: bool = False) -> Any:
         """Rows to batches for Trainer or a DataLoader: a snapshot of the present programs, plain data only.
 
         Args:
@@ -363,10 +365,7 @@ class ReprogramModel(PeftModel):
                 "the base's tokenizer",
                 "get_reprogram_model(base, config, processing_class=tokenizer)",
             )
-        layouts = {name: layout_of(config) for name, config in self.peft_config.items()}
-        return TextCollator(
-            self.processing_class, layouts, self.active_name(), self.backbone.facts, label_names(features), disabled
-        )
+        return collator_of(self, label_names(features), disabled)
 
     # Functions of a model and rows, which read well as methods.
     predict, evaluate, score, generate = serve.predict, serve.evaluate, serve.score, serve.generate
@@ -391,9 +390,10 @@ def get_reprogram_model(
     """Freeze a base, check that we run it exactly, and put a fresh program and mapping on it.
 
     Args:
-        model: a transformers language model. Its weights are never changed; `unload()` gives it back.
+        model: a transformers model of language or speech. Its weights are never changed; `unload()` gives it back.
         config: what to learn; it is copied.
-        processing_class: the base's tokenizer. Needed for label words, text starts and raw rows.
+        processing_class: the base's tokenizer, needed for label words, text starts and raw rows; of a model that hears
+            its feature extractor, or the processor of both.
         adapter_name: name of the program.
         seed: of the program's random start.
 
@@ -402,7 +402,7 @@ def get_reprogram_model(
         ConfigError, TemplateError: parts that do not fit the base or the tokenizer.
     """
     check_adapter_name(adapter_name)
-    wrapped = wrap(model)
+    wrapped = wrap(model, processing_class)
     try:
         resolved = resolve(config, wrapped.backbone, processing_class)
         made = ReprogramModel(wrapped, resolved, adapter_name)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .backbone.text import TextBackbone
+from .backbone import backbone_of
 from .batch import Batch, Readout
 from .errors import UsageError
 
@@ -43,6 +43,7 @@ class Reprogrammed(nn.Module):
 
     Args:
         base: the model to reprogram. It is frozen and put to sleep; `backbone.restore()` undoes that.
+        processor: of a model that hears, its feature extractor, or the processor that holds one.
 
     Raises:
         BaseModelError: a base that our backbone cannot run exactly.
@@ -52,10 +53,11 @@ class Reprogrammed(nn.Module):
     # causal LM loss, whose labels Trainer would count shifted by one (E§0 19, 20).
     accepts_loss_kwargs = True
     loss_type = "ReprogramLoss"
+    base_model_prefix = "base"  # transformers asks for it where a family's checkpoints were once named otherwise (AST)
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Module, processor: Any = None) -> None:
         super().__init__()
-        self.backbone = TextBackbone(base)
+        self.backbone = backbone_of(base, processor)
         self.base = base
         self.program: nn.Module = nn.Identity()
         self.mapping: nn.Module = nn.Identity()
@@ -104,8 +106,7 @@ class Reprogrammed(nn.Module):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         input_values: Tensor | None = None,
-        input_features: Tensor | None = None,
-        lengths: Tensor | None = None,
+        signal_mask: Tensor | None = None,
         slot_index: Tensor | None = None,
         answer_index: Tensor | None = None,
         answer_ids: Tensor | None = None,
@@ -118,6 +119,7 @@ class Reprogrammed(nn.Module):
 
         Args:
             input_ids, attention_mask, slot_index: (batch, time), as `model.collator()` makes them.
+            input_values, signal_mask: (batch, samples) the same, of a model that hears.
             answer_index: (batch,) or (batch, tokens) the positions that are read.
             answer_ids: (batch, tokens) the label word whose probability is read there, where words have several
                 tokens.
@@ -130,23 +132,32 @@ class Reprogrammed(nn.Module):
             `logits` (batch, classes) and, with labels, `loss`; the base's own output where there is no mapping or
             the program is disabled.
         """
-        if input_values is not None or input_features is not None or lengths is not None:
-            raise UsageError("input_values", f"sound for a {self.backbone.modality} model", "input_ids")
         if readout is not None:
-            return self._mapped(Batch(), [self._read_before(readout, input_ids)], labels, num_items_in_batch)
+            rows = input_ids if input_ids is not None else input_values
+            return self._mapped(Batch(), [self._read_before(readout, rows)], labels, num_items_in_batch)
         batch = self.batch(
-            input_ids, attention_mask, token_type_ids, slot_index, answer_index, answer_ids, adapter_names
-        )
+            input_ids, attention_mask, token_type_ids, slot_index, answer_index, answer_ids, adapter_names,
+            input_values, signal_mask,
+        )  # fmt: skip
         if self.disabled:
-            return self.backbone.base_output(self._plain(batch))
-        batch = self.program(batch, self.backbone)
+            return self.backbone.base_output(self.backbone.plain(batch))
         readings = self.mapping.readings(batch)
         if readings[0][1].kind == "base":
             extra = {} if labels is None else {"labels": labels}
-            return self.backbone.base_output(batch, **extra)
-        states, context = self.backbone.states(batch)
-        readouts = [self._read(batch, rows, reading, states, context) for rows, reading in readings]
-        return self._mapped(batch, readouts, labels, num_items_in_batch)
+            return self.backbone.base_output(self.program(batch, self.backbone), **extra)
+        return self._mapped(batch, self._readouts(batch, readings), labels, num_items_in_batch)
+
+    def _readouts(self, batch: Batch, readings: list[tuple[list[int] | None, Any]]) -> list[Readout]:
+        """What each of the mappings reads of its rows: of one pass where the backbone can, else of a pass each."""
+        if self.backbone.one_pass:
+            batch = self.program(batch, self.backbone)
+            states, context = self.backbone.states(batch)
+            return [self._read(batch, rows, reading, states, context) for rows, reading in readings]
+        found = []
+        for rows, reading in readings:
+            part = self.program(batch if rows is None else batch.select(rows), self.backbone)
+            found.append(self.backbone.run(part, reading))
+        return found
 
     def _mapped(
         self, batch: Batch, readouts: list[Readout], labels: Tensor | None, num_items: Tensor | int | None
@@ -159,33 +170,26 @@ class Reprogrammed(nn.Module):
             raise UsageError("model", "nothing trains: no part of these rows' programs takes a gradient", None, fix)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
-    def _read_before(self, readout: Tensor, input_ids: Tensor | None) -> Readout:
+    def _read_before(self, readout: Tensor, rows: Tensor | None) -> Readout:
         reading = self.mapping.readings(Batch())[0][1]
-        if input_ids is not None or self.disabled or reading.kind == "base":
-            why = "input_ids" if input_ids is not None else "a disabled program" if self.disabled else "no mapping"
+        if rows is not None or self.disabled or reading.kind == "base":
+            why = "rows" if rows is not None else "a disabled program" if self.disabled else "no mapping"
             raise UsageError("readout", f"given with {why}", "what the active mapping reads, alone")
         return Readout(readout, kind=reading.kind)
 
     def batch(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None, token_type_ids: Tensor | None = None,
-        slot_index: Tensor | None = None, answer_index: Tensor | None = None, answer_ids: Tensor | None = None,
-        adapter_names: list[str] | None = None,
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None, slot_index: Tensor | None = None, answer_index: Tensor | None = None,
+        answer_ids: Tensor | None = None, adapter_names: list[str] | None = None, input_values: Tensor | None = None,
+        signal_mask: Tensor | None = None,
     ) -> Batch:  # fmt: skip
         """Columns as a Batch."""
-        if input_ids is None:
-            raise UsageError("input_ids", "missing", "rows laid out by model.collator()")
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
         names = tuple(adapter_names) if adapter_names is not None else None
-        return Batch(
+        columns = Batch(
             input_ids, attention_mask, token_type_ids, slot_index=slot_index, answer_index=answer_index,
-            answer_ids=answer_ids, adapters=names,
+            answer_ids=answer_ids, adapters=names, input_values=input_values, signal_mask=signal_mask,
         )  # fmt: skip
-
-    def _plain(self, batch: Batch) -> Batch:
-        batch = self.backbone.without_slots(batch)
-        batch.embeds = self.backbone.embed(batch.input_ids)
-        return batch
+        return self.backbone.accept(columns)
 
     def _read(self, batch: Batch, rows: list[int] | None, reading: Any, states: Tensor, context: Tensor) -> Readout:
         if rows is None:
@@ -213,5 +217,5 @@ class Reprogrammed(nn.Module):
     def generate(self, columns: dict[str, Any], **kwargs: Any) -> Tensor:
         """New tokens (batch, new) of the base after the laid out rows; no mapping."""
         batch = self.batch(**columns)
-        batch = self._plain(batch) if self.disabled else self.program(batch, self.backbone)
+        batch = self.backbone.plain(batch) if self.disabled else self.program(batch, self.backbone)
         return self.backbone.generate(batch, **kwargs)

@@ -16,6 +16,7 @@ from .errors import DataError, UsageError
 from .features import Compute, FrozenRows, fields_of, kept, row_keys
 from .losses import LOSSES
 from .metrics import metrics, probabilities
+from .processors import tokenizer_of
 
 
 def score(model: Any, rows: Any, batch_size: int = 32, progress: bool | None = None) -> Tensor:
@@ -69,7 +70,7 @@ def batches(
     """(indices of rows, columns on the base's device) of laid out rows, longest first: little padding (P§C)."""
     _at_least_one("batch_size", batch_size)
     device = model.backbone.device
-    order = sorted(range(len(made)), key=lambda i: -len(made[i].ids))
+    order = sorted(range(len(made)), key=lambda i: -len(made[i]))
     show = len(made) >= 200 if progress is None else progress
     for start in tqdm(range(0, len(order), batch_size), disable=not show, desc="rows", unit="batch", leave=False):
         index = order[start : start + batch_size]
@@ -223,7 +224,7 @@ def freeze(
     else:
         note = {"batch_size": batch_size, "threads": torch.get_num_threads()}
         values = kept(model, cache, fields, row_keys(made), compute, rebuild, note)
-    return FrozenRows(values, labels_of(made), [len(row.ids) for row in made], mapping.labels, fields)
+    return FrozenRows(values, labels_of(made), [len(row) for row in made], mapping.labels, fields)
 
 
 def _reader(model: Any, collator: Any, made: Sequence[Any], batch_size: int) -> Compute:
@@ -295,7 +296,7 @@ def explain(model: Any, neighbours: int = 3) -> Explanation:
     """
     programs = model.active_programs()
     rows = [row for program in programs for row in program.explain(model.backbone)]
-    tokenizer = model.processing_class
+    tokenizer = tokenizer_of(model.processing_class)
     for row in rows:
         ids = row["ids"][:neighbours]
         tokens = [tokenizer.decode([i]) if tokenizer is not None else f"<{i}>" for i in ids]

@@ -111,10 +111,8 @@ class ProgramLayer(_Site):
     @staticmethod
     def _chain(chain: nn.ModuleList, batch: Batch, backbone: Any) -> Batch:
         for program in chain:
-            batch = program(batch, backbone)
-        if batch.embeds is None and batch.input_ids is not None:
-            batch = replace(batch, embeds=backbone.embed(batch.input_ids))
-        return batch
+            batch = program(backbone.bring(batch, program.accepts), backbone)
+        return backbone.bring(batch, backbone.stages[-1])
 
     def part_rates(self, name: str) -> dict[str, float]:
         """Default learning rate of each program of an adapter that has parameters."""

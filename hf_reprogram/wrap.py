@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 import warnings
 from collections.abc import Iterator
@@ -15,22 +16,27 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from . import artefact
 from .backbone.probe import probe
+from .canvas import CanvasConfig
 from .config import ReprogramConfig
+from .data.audio import AudioCollator
+from .data.audio import layout_of as canvas_of
 from .data.text import TextCollator, layout_of
 from .errors import ArtefactError, BaseModelError, ConfigError
 from .fingerprint import identity, remembered
+from .processors import check_processor, tokenizer_of
 from .registry import method_class
 from .reprogrammed import Reprogrammed
 from .template import Answer, Column, Words, has_answer, parse
 from .tuner import build_parts, parts_state
 
 
-def wrap(base: PreTrainedModel) -> Reprogrammed:
+def wrap(base: PreTrainedModel, processor: Any = None) -> Reprogrammed:
     """A base, frozen and proved, with empty sites."""
+    check_processor(processor)
     if isinstance(base, PeftModel | Reprogrammed):
         raise BaseModelError(
             "model",
@@ -42,7 +48,7 @@ def wrap(base: PreTrainedModel) -> Reprogrammed:
         what = f"{base!r} is a {type(base).__name__}"[:120]
         fix = "AutoModelForCausalLM.from_pretrained(...) loads one"
         raise BaseModelError("model", what, "a transformers PreTrainedModel", fix)
-    wrapped = Reprogrammed(base)
+    wrapped = Reprogrammed(base, processor)
     try:
         probe(wrapped.backbone)
     except Exception:
@@ -61,13 +67,17 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
         raise ConfigError("config", what, "a ReprogramConfig", order)
     config = copy.deepcopy(config)
     config.validate()
-    check_processor(processor)
     for part in (*config.programs, config.mapping):
         part.validate()  # again: a field may have been set since
-    config.mapping.resolve(processor, config.labels)
+    tokenizer = tokenizer_of(processor)
     config.mapping.suits(backbone.gives, type(backbone.base).__name__)
-    _check_answer(config, backbone, processor)
-    _mind_the_space(config, backbone, processor)
+    _check_stages(config, backbone)
+    config.mapping.resolve(tokenizer, config.labels)
+    if backbone.modality == "text":
+        _check_answer(config, backbone, tokenizer)
+        _mind_the_space(config, backbone, tokenizer)
+    else:
+        config.canvas = _canvas(config.canvas or CanvasConfig(), backbone)
     config.base_model_name_or_path = backbone.base.config._name_or_path or None
     config.base_auto_class = backbone.auto_class
     config.embedding_rms = remembered(backbone.base, "rms", lambda _: backbone.rms())
@@ -143,11 +153,39 @@ def _mind_the_space(config: ReprogramConfig, backbone: Any, processor: Any) -> N
                 )
 
 
-def check_processor(processor: Any) -> None:
-    """Raise where `processing_class` is given and is no tokenizer (a name, say)."""
-    if processor is not None and not isinstance(processor, PreTrainedTokenizerBase):
-        what = f"{processor!r} is a {type(processor).__name__}"[:120]
-        raise ConfigError("processing_class", what, "a tokenizer", "AutoTokenizer.from_pretrained(...)")
+def _check_stages(config: ReprogramConfig, backbone: Any) -> None:
+    """The programs act where this base can be acted on, and a canvas is for a base that hears."""
+    for i, options in enumerate(config.programs):
+        accepts = method_class("program", options.type).accepts
+        if accepts not in (*backbone.stages, "any"):
+            base = type(backbone.base).__name__
+            raise ConfigError(
+                "ReprogramConfig.program" + (f"[{i}]" if len(config.programs) > 1 else ""),
+                f"{options.type!r} changes {accepts}, and a {base} takes {', '.join(backbone.stages)}",
+                f"a program for a base of {backbone.modality}",
+            )
+    if config.canvas is not None and backbone.modality == "text":
+        raise ConfigError("ReprogramConfig.canvas", "given for a base that reads", "None: text has a template")
+
+
+def _canvas(canvas: CanvasConfig, backbone: Any) -> CanvasConfig:
+    """The canvas with its length filled in, checked against what the base can hear."""
+    facts = backbone.facts
+    made = dataclasses.replace(canvas, samples=facts.canvas if canvas.samples is None else canvas.samples)
+    if facts.longest is not None and made.samples > facts.longest:
+        what = f"{made.samples}, and a {type(backbone.base).__name__} hears {facts.longest} samples"
+        raise ConfigError("CanvasConfig.samples", what, f"at most {facts.longest}")
+    return made
+
+
+def collator_of(model: Any, names: list[str] | None, disabled: bool) -> TextCollator | AudioCollator:
+    """The collator of a model's modality."""
+    facts, active = model.backbone.facts, model.active_name()
+    if model.backbone.modality == "audio":
+        layouts = {name: canvas_of(config) for name, config in model.peft_config.items()}
+        return AudioCollator(facts.rate, layouts, active, names)
+    layouts = {name: layout_of(config) for name, config in model.peft_config.items()}
+    return TextCollator(tokenizer_of(model.processing_class), layouts, active, facts, names, disabled)
 
 
 @contextmanager
@@ -192,7 +230,7 @@ def start(model: Any, name: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     program, mapping = model.base_model.sites()
     for part in program.entries[name]:
-        part.initialise(model.backbone, generator, model.processing_class)
+        part.initialise(model.backbone, generator, tokenizer_of(model.processing_class))
     mapping.entries[name].initialise(model.backbone, generator)
     if mapping.entries[name].needs_fit and mapping.entries[name].calibration_rows() is not None:
         active = model.active_name()

@@ -19,6 +19,8 @@ ORDER = [
     "batch",
     "template",
     "registry",
+    "canvas",
+    "processors",
     "presets",
     "config",
     "losses",

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_CTC_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
     MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
+    MODEL_MAPPING,
     MODEL_MAPPING_NAMES,
 )
 
@@ -31,7 +35,7 @@ class Kind:
         gives: kinds of Reading.
     """
 
-    names: tuple[Mapping[str, object], ...]
+    names: tuple[Mapping[object, object], ...]
     auto_class: str
     answer: str
     gives: frozenset[str]
@@ -69,14 +73,40 @@ KINDS: dict[str, Kind] = {
 }
 
 
+# What hears. A new class is listed by transformers, or registered with its auto class (`hf_reprogram.sources`).
+AUDIO_KINDS: dict[str, Kind] = {
+    "speech-classifier": Kind(
+        (MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,),
+        "AutoModelForAudioClassification",
+        "none",
+        frozenset({"classes", "state", "base"}),
+    ),
+    "speech-ctc": Kind((MODEL_FOR_CTC_MAPPING,), "AutoModelForCTC", "none", frozenset({"frames", "state", "base"})),
+    "speech-seq2seq": Kind(
+        (MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,),
+        "AutoModelForSpeechSeq2Seq",
+        "decoder",
+        frozenset({"rows", "state", "base"}),
+    ),
+    "speech-encoder": Kind((MODEL_MAPPING,), "AutoModel", "none", frozenset({"state", "base"})),
+}
+
+
+def modality_of(base: PreTrainedModel) -> str:
+    """`audio` for a model whose main input is a wave or a spectrogram of one, else `text`."""
+    return "audio" if base.main_input_name in ("input_values", "input_features") else "text"
+
+
 def kind_of(base: PreTrainedModel) -> str:
-    """`causal`, `masked`, `seq2seq`, `classifier` or `encoder`, by the auto mapping that lists the base's class.
+    """A key of `KINDS`, or of `AUDIO_KINDS`, by the auto mapping that lists the base's class.
 
     Raises:
         BaseModelError: a class that none lists, of a family without a row in `FAMILIES`, or one that cannot be fed
             embeddings.
     """
     name, family = type(base).__name__, base.config.model_type
+    if modality_of(base) == "audio":
+        return _audio_kind_of(base)
     if family not in FAMILIES:
         raise BaseModelError(
             "model",
@@ -102,7 +132,18 @@ def kind_of(base: PreTrainedModel) -> str:
     return kind
 
 
-def _lists(names: Mapping[str, object], name: str) -> bool:
+def _audio_kind_of(base: PreTrainedModel) -> str:
+    for kind, facts in AUDIO_KINDS.items():
+        listed = next((m[type(base.config)] for m in facts.names if type(base.config) in m), ())
+        if type(base) in (listed if isinstance(listed, tuple) else (listed,)):
+            if kind == "speech-encoder" and base.config.is_encoder_decoder:
+                break
+            return kind
+    classes = ", ".join(kind.auto_class for kind in AUDIO_KINDS.values())
+    raise BaseModelError("model", f"{type(base).__name__} has no head that we can read", f"a model from {classes}")
+
+
+def _lists(names: Mapping[object, object], name: str) -> bool:
     """Whether an auto mapping lists a class; a family may list several."""
     return any(name == n or (isinstance(n, tuple) and name in n) for n in names.values())
 

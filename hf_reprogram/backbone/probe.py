@@ -6,11 +6,14 @@ forward does something unheard of, shows here and not as a wrong accuracy (T§0.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..batch import Batch, Reading
 from ..errors import BaseModelError
+from .base import Backbone
 from .text import TextBackbone
 
 
@@ -19,17 +22,20 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 
 @torch.no_grad()
-def probe(backbone: TextBackbone) -> dict[str, float]:
-    """Compare our way through the base with its own, on two rows of different length.
+def probe(backbone: Backbone) -> dict[str, float]:
+    """Compare our way through the base with its own, on two rows of different length; of a base that hears, our front
+    end with its feature extractor, on half a second of noise that fades.
 
     Returns:
         Relative differences by check: `embeds` (ids path against embeddings), `rows` (label rows against full
         logits, where there is a language model's head), `left` (padding on the other side, where the family allows
-        it).
+        it); or `features`.
 
     Raises:
         BaseModelError: a difference above `TOLERANCE`, with the numbers seen.
     """
+    if backbone.modality == "audio":
+        return _heard(backbone)
     mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3], device=backbone.device)  # (2, 8)
     low = backbone.vocab_size // 3
     ids = low + torch.arange(16, device=backbone.device).view(2, 8) % max(backbone.vocab_size - low, 1)
@@ -48,6 +54,19 @@ def probe(backbone: TextBackbone) -> dict[str, float]:
             f"at most {allowed:g}",
         )
     return seen
+
+
+def _heard(backbone: Any) -> dict[str, float]:
+    """Our features against the extractor's."""
+    front, rate = backbone.frontend, backbone.frontend.sampling_rate
+    wave = 0.1 * torch.randn(rate // 2, generator=torch.Generator().manual_seed(0)) * torch.linspace(1, 0.1, rate // 2)
+    theirs = backbone.extractor(wave.numpy(), sampling_rate=rate, return_tensors="pt")[front.input_name]
+    gap = _gap(front.features(wave[None])[front.input_name], theirs)
+    if not gap <= 1e-3:
+        name = type(backbone.extractor).__name__
+        what = f"our front end differs from {name} by {gap:.2g}"
+        raise BaseModelError("processing_class", what, "at most 0.001", "report it: the extractor has changed")
+    return {"features": gap}
 
 
 def _language(backbone: TextBackbone, ids: Tensor, mask: Tensor, shifted: tuple[Tensor, Tensor]) -> dict[str, float]:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import Any
 
 import torch
 from accelerate.utils import has_offloaded_params
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..batch import Batch, Reading, Readout
 from ..errors import BaseModelError, UsageError
+from .base import Backbone
 from .families import FAMILIES
 from .heads import Head
-from .kinds import KINDS, kind_of
+from .kinds import KINDS
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class Facts:
     vocabulary: int | None = None
 
 
-class TextBackbone:
-    """A plain object around a base. It is no nn.Module: as one it would register the base twice (N10).
+class TextBackbone(Backbone):
+    """A frozen language model.
 
     Args:
         base: a transformers language model; nothing of it is changed.
@@ -53,28 +52,16 @@ class TextBackbone:
     """
 
     modality = "text"
+    stages = ("tokens", "embeds")
+    one_pass = True
 
     def __init__(self, base: PreTrainedModel) -> None:
-        self.base = base
-        self.kind = kind_of(base)
+        super().__init__(base)
         self.family = FAMILIES[base.config.model_type]
         # Without a language model's head there is nothing that words could be read from.
         self.head = Head(base, self.family) if "rows" in self.gives else None
-        self.ledger: list[tuple[nn.Module, str, Any]] = []  # flags as found, to be put back by `restore`
-        self.trained: dict[str, bool] = {}  # by name: offloading makes a base's parameters anew in every pass
-        self.dropouts: list[tuple[nn.Module, str, float]] = []  # rates as found, while checkpointing is on
 
     # What it is
-
-    @property
-    def auto_class(self) -> str:
-        """Name of the transformers auto class that loads the base."""
-        return KINDS[self.kind].auto_class
-
-    @property
-    def gives(self) -> frozenset[str]:
-        """Kinds of Reading that this base can answer."""
-        return KINDS[self.kind].gives
 
     @property
     def body(self) -> nn.Module:
@@ -97,16 +84,6 @@ class TextBackbone:
         return self.embedding.weight.shape[0]
 
     @property
-    def classes(self) -> int:
-        """Number of the base's own classes, where it is a classifier."""
-        return self.base.config.num_labels
-
-    @property
-    def state_width(self) -> int:
-        """Size of the hidden states."""
-        return self.base.config.hidden_size
-
-    @property
     def device(self) -> torch.device:
         """Where inputs must lie; an offloaded embedding says where it will be when it is called."""
         device = self.embedding.weight.device
@@ -116,11 +93,6 @@ class TextBackbone:
             what = f"a {type(self.base).__name__} on the meta device, which has shapes and no numbers"
             raise BaseModelError("model", what, "a loaded base", "from_pretrained loads one")
         return torch.device(self.embedding._hf_hook.execution_device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the base's activations."""
-        return self.base.dtype
 
     @cached_property
     def decoder_prefix(self) -> tuple[int, ...]:
@@ -225,7 +197,7 @@ class TextBackbone:
             return Readout(self._classes(batch, context), kind="classes")
         if reading.kind == "sequence":
             return self._continuation(batch, states)
-        if reading.kind == "state" and reading.pool in ("mean", "first"):
+        if reading.kind == "state" and reading.pool in ("mean", "first", "statistics"):
             return Readout(self._pooled(batch, reading.pool, context), kind="state")
         at = self._answer(batch, states)
         at = at if at.ndim == 1 else at[:, 0]  # a row beside others whose words have several tokens
@@ -240,12 +212,18 @@ class TextBackbone:
 
     @staticmethod
     def _pooled(batch: Batch, pool: str, context: Tensor) -> Tensor:
-        """One state per row, (batch, dim): of the first or last real position, or the mean over the text."""
+        """One state per row, (batch, dim): of the first or last real position, or the mean over the text, with its
+        deviation beside it or without."""
         mask = batch.attention_mask
-        if pool == "mean":
+        if pool in ("mean", "statistics"):
             keep = mask * (batch.slot_index < 0) if batch.slot_index is not None else mask
             keep = keep.to(context.dtype).unsqueeze(-1)  # (batch, time, 1)
-            return (context * keep).sum(1) / keep.sum(1).clamp(min=1)
+            count = keep.sum(1).clamp(min=1)
+            mean = (context * keep).sum(1) / count
+            if pool == "mean":
+                return mean
+            spread = ((context - mean.unsqueeze(1)).square() * keep).sum(1) / count
+            return torch.cat([mean, (spread + 1e-12).sqrt()], -1)
         at = mask.argmax(1) if pool == "first" else (mask * torch.arange(1, mask.shape[1] + 1).to(mask)).argmax(1)
         return context[torch.arange(len(context), device=context.device), at]
 
@@ -290,6 +268,30 @@ class TextBackbone:
             )
         return index
 
+    def bring(self, batch: Batch, stage: str) -> Batch:
+        """The batch at a stage: embedded, once something else than tokens is asked for."""
+        if stage == "tokens" or batch.embeds is not None or batch.input_ids is None:
+            return batch
+        return replace(batch, embeds=self.embed(batch.input_ids))
+
+    def accept(self, batch: Batch) -> Batch:
+        """The batch of some columns, as the programs take it.
+
+        Raises:
+            UsageError: sound, or no tokens.
+        """
+        if batch.input_values is not None or batch.input_features is not None:
+            raise UsageError("input_values", "sound for a text model", "input_ids")
+        if batch.input_ids is None:
+            raise UsageError("input_ids", "missing", "rows laid out by model.collator()")
+        mask = torch.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
+        return replace(batch, attention_mask=mask)
+
+    def plain(self, batch: Batch) -> Batch:
+        """The batch as the base itself would see it: no slots, no program."""
+        batch = self.without_slots(batch)
+        return replace(batch, embeds=self.embed(batch.input_ids))
+
     def run(self, batch: Batch, reading: Reading) -> Readout:
         """Body once, then only what is read."""
         return self.read(batch, reading, *self.states(batch))
@@ -328,62 +330,6 @@ class TextBackbone:
         if self.kind not in ("causal", "seq2seq"):
             raise UsageError("generate", f"{type(self.base).__name__} writes no text", "a causal or seq2seq base")
         return self.base.generate(inputs_embeds=batch.embeds, attention_mask=batch.attention_mask, **kwargs)
-
-    # Flags on the base
-
-    def freeze(self) -> None:
-        """Put the base to sleep: no gradients, eval mode. What was changed is written down for `restore`.
-
-        A base that its owner checkpoints goes on being checkpointed, non-reentrant.
-        """
-        if self.ledger:
-            return
-        self.trained = {name: p.requires_grad for name, p in self.base.named_parameters(remove_duplicate=False)}
-        flags = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
-        self.ledger = [(m, flag, vars(m)[flag]) for m in self.base.modules() for flag in flags if flag in vars(m)]
-        self.base.requires_grad_(False)
-        self.base.eval()
-        if self.base.is_activation_checkpointing:
-            self.checkpoint(True)
-
-    def checkpoint(self, on: bool) -> None:
-        """Turn activation checkpointing of the base on (non-reentrant) or off.
-
-        The base stays in eval mode, in which its layers would skip checkpointing; so the layers alone, not what is in
-        them, are told that they train. Dropout stays off: modules of it inside them sleep, and rates that a layer
-        holds itself (BART) are zero for the time being.
-
-        Raises:
-            BaseModelError: a family that cannot (ALBERT).
-        """
-        if on and not self.base.supports_gradient_checkpointing:
-            name = type(self.base).__name__
-            raise BaseModelError("gradient_checkpointing", f"{name} has none", fix="smaller batches, accumulated")
-        # Not by the base's own method: that leaves a hook on its embeddings for ever, and makes their output need a
-        # gradient even where only a mapping trains. Slots bring their own.
-        if on or self.base.is_activation_checkpointing:
-            again = partial(checkpoint, use_reentrant=False)
-            self.base._set_gradient_checkpointing(enable=on, gradient_checkpointing_func=again)
-        for module in self.base.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.training = on
-                for name, value in [(n, v) for n, v in vars(module).items() if "dropout" in n and type(v) is float]:
-                    if on and value:
-                        self.dropouts.append((module, name, value))
-                        setattr(module, name, 0.0)
-        if not on:
-            for module, name, value in self.dropouts:
-                setattr(module, name, value)
-            self.dropouts = []
-
-    def restore(self) -> None:
-        """Put every flag back as it was found."""
-        self.checkpoint(False)
-        for module, name, value in self.ledger:
-            setattr(module, name, value)
-        for name, parameter in self.base.named_parameters(remove_duplicate=False):
-            parameter.requires_grad_(self.trained.get(name, parameter.requires_grad))
-        self.ledger = []
 
 
 def _parameters(module: nn.Module) -> frozenset[str]:

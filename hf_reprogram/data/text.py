@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import xxhash
 
 from ..config import ReprogramConfig
 from ..errors import ConfigError, DataError, UsageError, did_you_mean
@@ -35,6 +37,14 @@ class LaidOut:
     answer: int | None = None
     label: int | list[float] | None = None
     words: tuple[tuple[int, ...], ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def key(self) -> str:
+        """A digest of ids, slots and answer: the whole way from text to ids is in it, the label is not."""
+        laid = {k: v for k, v in vars(self).items() if k not in ("label", "adapter")}
+        return xxhash.xxh3_64_hexdigest(json.dumps(laid, sort_keys=True).encode())
 
 
 class TextCollator:

@@ -33,7 +33,12 @@ class LinearConfig(MappingOptions):
         choices=("state", "rows", "source", "classes"),
     )
     pool: str = option(
-        "answer", "Which state: answer slot, mean over the text, or first token.", choices=("answer", "mean", "first")
+        "answer",
+        "Which state: answer slot, mean over text or clip, mean and deviation (statistics), or first position.",
+        choices=("answer", "mean", "statistics", "first"),
+    )
+    layer: int | None = option(
+        None, "Of a base that hears: which layer's state; None is the last.", low=-200, high=200
     )
     words: list[str] = option([], "Words whose logits are mapped, where on='rows'.")
     solver: str = option("ridge", "How the map is found.", choices=("ridge", "logistic", "gradient"))
@@ -89,10 +94,12 @@ class Linear(Mapping):
         super().__init__(options, backbone, labels, problem_type)
         if options.ids and (max(options.ids) >= backbone.head.size or min(options.ids) < 0):
             raise ConfigError("LinearConfig.ids", f"{options.ids!r}", f"token ids below {backbone.head.size}")
+        if options.layer is not None and backbone.modality == "text":
+            raise ConfigError("LinearConfig.layer", f"{options.layer} of a base that reads", "None: its last layer")
         if options.solver == "logistic" and problem_type != "single_label_classification":
             raise ConfigError("LinearConfig.solver", f"'logistic' for {problem_type}", "'ridge' or 'gradient'")
         size = {
-            "state": lambda: backbone.state_width,
+            "state": lambda: backbone.state_size(options.pool, options.layer),
             "rows": lambda: len(options.words),
             "source": lambda: backbone.head.size,
             "classes": lambda: backbone.classes,
@@ -121,7 +128,7 @@ class Linear(Mapping):
 
     def reading(self) -> Reading:
         if self.options.on == "state":
-            return Reading("state", pool=self.options.pool)
+            return Reading("state", pool=self.options.pool, layer=self.options.layer)
         if self.options.on == "classes":
             return Reading("classes")
         return Reading("rows", ids=tuple(self.options.ids) if self.options.on == "rows" else None)

@@ -29,7 +29,7 @@ class Program(nn.Module):
 
     Class facts:
         Options: its options class.
-        accepts, gives: stages: `tokens`, `embeds`, `wave`, `features`, `pixels` or `latent`.
+        accepts, gives: stages: `tokens` and `embeds` of text; `wave`, `features` and `latent` of sound; or `any`.
         zero_effect_at_start: whether a fresh program leaves the base's output as it was.
         learning_rate: a rate that works, in the units of its parameters.
         paper: where it comes from.

@@ -14,17 +14,19 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from ..backbone.kinds import KINDS, kind_of
+from ..backbone import Backbone, backbone_of
 from ..config import ReprogramConfig
 from ..errors import ConfigError
 from ..registry import method_class
+from .audio import AUDIO_FAMILIES, AUDIO_ROWS, CANVAS
 from .checks import CHECKS
 from .helpers import LABELS, ROWS, build, flags, logits_of, state_hash
 from .models import FAMILIES, LANGUAGE_MODELS, tiny
 
 
 __all__ = [
-    "CHECKS", "FAMILIES", "LABELS", "LANGUAGE_MODELS", "ROWS", "build", "check_mapping", "check_program", "config_of",
+    "AUDIO_FAMILIES", "AUDIO_ROWS", "CHECKS", "FAMILIES",
+    "LABELS", "LANGUAGE_MODELS", "ROWS", "build", "check_mapping", "check_program", "config_of",
     "flags", "logits_of", "mapping_config", "pair_config", "program_config", "refused", "state_hash", "suits", "tiny",
 ]  # fmt: skip
 
@@ -44,6 +46,7 @@ def program_config(name: str, family: str = "llama") -> ReprogramConfig:
         program=_placed({"type": name, **method_class("program", name).example}, family),
         mapping=mapping,
         labels=LABELS,
+        canvas=_canvas(family),
     )
 
 
@@ -52,13 +55,17 @@ def mapping_config(name: str, family: str = "llama") -> ReprogramConfig:
     options = method_class("mapping", name).Options(**method_class("mapping", name).example)
     # Who gives out the base's own output has no labels of the user's.
     labels = None if "base" in options.reads() else LABELS
-    return ReprogramConfig(program=_placed(_PROMPT, family), mapping=options, labels=labels)
+    program = _placed(_PROMPT, family) if family in FAMILIES else "none"
+    return ReprogramConfig(program=program, mapping=options, labels=labels, canvas=_canvas(family))
 
 
 def pair_config(program: str, mapping: str, family: str) -> ReprogramConfig:
     """The config by which a program and a mapping are checked together: both by their own examples."""
     reads = mapping_config(mapping, family)
-    return ReprogramConfig(program=program_config(program, family).program, mapping=reads.mapping, labels=reads.labels)
+    return ReprogramConfig(
+        program=program_config(program, family).program, mapping=reads.mapping, labels=reads.labels,
+        canvas=_canvas(family),
+    )  # fmt: skip
 
 
 def config_of(kind: str, name: str, family: str) -> ReprogramConfig:
@@ -67,18 +74,28 @@ def config_of(kind: str, name: str, family: str) -> ReprogramConfig:
 
 
 def suits(config: ReprogramConfig, family: str) -> bool:
-    """Whether a family's base gives anything that the config's mapping reads."""
-    return bool(_gives(family) & set(config.mapping.reads()))
+    """Whether a family's base gives anything that the config's mapping reads, and can be acted on by its programs."""
+    accepted = {method_class("program", p.type).accepts for p in config.programs}
+    return bool(_gives(family) & set(config.mapping.reads())) and accepted <= {*_backbone(family).stages, "any"}
 
 
 @cache
+def _backbone(family: str) -> Backbone:
+    return backbone_of(*tiny(family))
+
+
 def _gives(family: str) -> frozenset[str]:
-    return KINDS[kind_of(tiny(family)[0])].gives
+    return _backbone(family).gives
+
+
+def _canvas(family: str) -> dict[str, int] | None:
+    """A short canvas, for a base that hears and has none of its own."""
+    return {"samples": CANVAS} if family in AUDIO_FAMILIES and _backbone(family).facts.longest is None else None
 
 
 def _placed(program: dict[str, Any], family: str) -> dict[str, Any]:
     """A program's options for a family: without an answer slot where its bases have none to answer at."""
-    if "rows" in _gives(family) or "template" not in program:
+    if family not in FAMILIES or "rows" in _gives(family) or "template" not in program:
         return program
     return {**program, "template": program["template"].replace("{answer}", "")}
 
@@ -96,7 +113,7 @@ def refused(config: ReprogramConfig, family: str) -> None:
         raise AssertionError("a mapping that cannot be read was not refused")
 
 
-def check_program(name: str, families: Iterable[str] = FAMILIES) -> None:
+def check_program(name: str, families: Iterable[str] = (*FAMILIES, *AUDIO_FAMILIES)) -> None:
     """Run every check on a registered program.
 
     Args:
@@ -109,7 +126,7 @@ def check_program(name: str, families: Iterable[str] = FAMILIES) -> None:
     _check("program", name, families)
 
 
-def check_mapping(name: str, families: Iterable[str] = FAMILIES) -> None:
+def check_mapping(name: str, families: Iterable[str] = (*FAMILIES, *AUDIO_FAMILIES)) -> None:
     """Run every check on a registered mapping, on families that give what it reads; the others must refuse it."""
     _check("mapping", name, families)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..config import ReprogramConfig
 from ..model import ReprogramModel, get_reprogram_model
+from .audio import AUDIO_ROWS
 from .models import tiny
 
 
@@ -23,12 +24,17 @@ ROWS = [
 ]
 
 
+def rows_of(model: ReprogramModel) -> list[dict[str, Any]]:
+    """Rows that a model can take: `ROWS`, or `AUDIO_ROWS` for one that hears."""
+    return AUDIO_ROWS if model.backbone.modality == "audio" else ROWS
+
+
 def build(config: ReprogramConfig, family: str) -> ReprogramModel:
     """A model of a tiny base with the config on it, its mapping fitted where it needs that."""
     base, tokenizer = tiny(family)
     model = get_reprogram_model(base, config, processing_class=tokenizer)
     if model.active_mapping().needs_fit:
-        model.fit_mapping(ROWS)
+        model.fit_mapping(rows_of(model))
     return model
 
 
@@ -38,8 +44,15 @@ def state_hash(module: torch.nn.Module) -> int:
 
 
 def flags(base: torch.nn.Module) -> list[Any]:
-    """What a base shows of itself besides its numbers: module tree, hooks, gradient and training flags."""
-    tree = [(name, type(m).__name__, m.training, len(m._forward_hooks)) for name, m in base.named_modules()]
+    """What a base shows of itself besides its numbers: module tree, hooks, gradient and training flags.
+
+    Not the hooks by which transformers itself records hidden states: it sets them in any model's first forward.
+    """
+
+    def hooks(module: torch.nn.Module) -> int:
+        return sum("output_capturing" not in hook.__module__ for hook in module._forward_hooks.values())
+
+    tree = [(name, type(m).__name__, m.training, hooks(m)) for name, m in base.named_modules()]
     return [tree, [(name, p.requires_grad) for name, p in base.named_parameters()]]
 
 
@@ -71,7 +84,7 @@ def close(a: Tensor, b: Tensor, limit: float, what: str) -> None:
 def fit(model: ReprogramModel) -> None:
     """Fit the active mapping where it needs that."""
     if model.active_mapping().needs_fit:
-        model.fit_mapping(ROWS)
+        model.fit_mapping(rows_of(model))
 
 
 def loss_of(model: ReprogramModel, rows: list[dict[str, Any]], num_items: Tensor | None = None) -> Tensor:
@@ -90,7 +103,7 @@ def train_step(model: ReprogramModel) -> None:
     if parameters:
         optimizer = torch.optim.SGD(parameters, lr=0.5)
         model.train()
-        loss_of(model, ROWS).backward()
+        loss_of(model, rows_of(model)).backward()
         optimizer.step()
         model.zero_grad()
         model.eval()

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import transformers as t
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from .audio import AUDIO_FAMILIES, AUDIO_KIN, tiny_audio
+from .words import word_tokenizer
 
 
-_WORDS = re.findall(
-    r"\w+",
-    """a the it was is not very good great bad poor terrible fine film movie book phone works broke after week day
-    and but so too this that my i love hate like would buy again never always review overall sentiment positive
-    negative""",
-)
 _SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 _SHORT = {"max_position_embeddings": 64}
 
 
-def tiny(family: str, seed: int = 0) -> tuple[t.PreTrainedModel, t.PreTrainedTokenizerFast]:
-    """A random tiny base and its tokenizer.
+def tiny(family: str, seed: int = 0) -> tuple[t.PreTrainedModel, Any]:
+    """A random tiny base and its tokenizer; of one that hears its feature extractor.
 
     Weights are random; English words have no meaning to it. Biases and norms are not at their trivial values, so that
     a forgotten one shows.
 
     Args:
-        family: one of `FAMILIES`: a language model by its family's name alone, else `family-kind`.
+        family: one of `FAMILIES` (a language model by its family's name alone, else `family-kind`), or of
+            `AUDIO_FAMILIES`.
         seed: of the weights.
     """
+    if family in (*AUDIO_FAMILIES, *AUDIO_KIN):
+        return tiny_audio(family, seed)
     name, _, kind = family.partition("-")
     config_of, space, classes = _FAMILIES[name]
-    tokenizer = _tokenizer(space)
+    tokenizer = word_tokenizer(space)
     torch.manual_seed(seed)
     base = classes[kind or "lm"](config_of(len(tokenizer), tokenizer.pad_token_id)).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -118,31 +117,3 @@ LANGUAGE_MODELS = tuple(_FAMILIES)
 FAMILIES = LANGUAGE_MODELS + tuple(
     f"{name}-{kind}" for name, (*_, classes) in _FAMILIES.items() for kind in classes if kind != "lm"
 )
-
-
-def _tokenizer(space: str) -> t.PreTrainedTokenizerFast:
-    """One token per word, with a family's treatment of spaces and specials: `bytes` (byte-level BPE, a space is part
-    of the word after it), `words` (BERT's) or `pieces` (SentencePiece, which sets a space before every text)."""
-    specials = (
-        ["<unk>", "<pad>", "<s>", "</s>", "<mask>"]
-        if space == "words"
-        else ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
-    )
-    marks = {"bytes": ("", "Ġ"), "words": ("",), "pieces": ("▁",)}[space]
-    vocabulary = specials + [mark + word for word in [*_WORDS, ":", ".", ","] for mark in marks]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
-    names = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    if space == "bytes":
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.decoder = decoders.ByteLevel()
-        template = "<s> $A"
-    elif space == "words":
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        template, names["mask_token"] = "<s> $A </s>", "<mask>"
-    else:
-        backend.pre_tokenizer = pre_tokenizers.Metaspace()
-        backend.decoder = decoders.Metaspace()
-        template = "$A </s>"
-    ids = [(token, vocabulary.index(token)) for token in specials]
-    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
-    return t.PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **names)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..artefact import CARD_FILE
 from ..auto import AUTO_CLASSES, DTYPES
+from ..backbone.kinds import modality_of
 from ..config import ReprogramConfig
 from ..errors import ConfigError, did_you_mean, first_line
 from ..metrics import BEST
@@ -112,7 +113,10 @@ def load_base(base: BaseRecipe) -> tuple[Any, Any]:
             fix = f"base.auto_class: one of {', '.join(AUTO_CLASSES)}"
             raise ConfigError("base.model", f"{base.model!r} names the class {named[0]!r}", "one of transformers", fix)
         model = cls.from_pretrained(base.model, **options, **hub)
-        return model, transformers.AutoTokenizer.from_pretrained(base.model, **hub)
+        hears = modality_of(model) == "audio"
+        return model, (transformers.AutoProcessor if hears else transformers.AutoTokenizer).from_pretrained(
+            base.model, **hub
+        )
     except ConfigError:
         raise
     except (OSError, ValueError) as error:

@@ -64,7 +64,7 @@ class ReprogramTrainer(Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         known = isinstance(rows, FrozenRows)
-        lengths = rows.lengths if known else [len(row.ids) for row in self.data_collator.lay_out(rows)]
+        lengths = rows.lengths if known else [len(row) for row in self.data_collator.lay_out(rows)]
         return LengthBuckets(lengths, size, seed, epoch=lambda: int(self.state.epoch or 0))
 
     def _compare_ranks(self) -> None:

@@ -128,7 +128,7 @@ def test_a_wrong_row_is_refused_with_the_numbers(name: str, wrong: dict, monkeyp
 
 def test_slots_are_as_wide_as_the_embedding_not_the_hidden_state() -> None:
     backbone = TextBackbone(_base("albert"))
-    assert (backbone.width, backbone.state_width, backbone.head.width) == (16, 32, 16)
+    assert (backbone.width, backbone.state_size(), backbone.head.width) == (16, 32, 16)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

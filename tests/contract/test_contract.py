@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from hf_reprogram.registry import method_class, names
-from hf_reprogram.testing import CHECKS, FAMILIES, config_of, refused, suits
+from hf_reprogram.testing import AUDIO_FAMILIES, CHECKS, FAMILIES, config_of, refused, suits
 
 
 CASES = [("program", name) for name in names("program")] + [("mapping", name) for name in names("mapping")]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *AUDIO_FAMILIES])
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=["-".join(case) for case in CASES])
 def test_contract(kind: str, name: str, check: str, family: str, request: pytest.FixtureRequest) -> None:

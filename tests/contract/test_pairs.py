@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from hf_reprogram.registry import names
-from hf_reprogram.testing import FAMILIES, ROWS, build, logits_of, pair_config, refused, suits
-from hf_reprogram.testing.helpers import loss_of
+from hf_reprogram.testing import AUDIO_FAMILIES, FAMILIES, build, logits_of, pair_config, refused, suits
+from hf_reprogram.testing.helpers import loss_of, rows_of
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *AUDIO_FAMILIES])
 @pytest.mark.parametrize("mapping", names("mapping"))
 @pytest.mark.parametrize("program", names("program"))
 def test_a_pair_runs_or_is_refused(program: str, mapping: str, family: str) -> None:
@@ -20,6 +20,6 @@ def test_a_pair_runs_or_is_refused(program: str, mapping: str, family: str) -> N
     model = build(config, family)
     learns = [p for p in model.parameters() if p.requires_grad]
     if learns:
-        loss_of(model, ROWS).backward()
+        loss_of(model, rows_of(model)).backward()
         assert all(p.grad is not None for p in learns)
-    assert logits_of(model, ROWS).isfinite().all()
+    assert logits_of(model, rows_of(model)).isfinite().all()

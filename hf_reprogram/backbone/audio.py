@@ -1,0 +1,296 @@
+"""A frozen speech model as the rest of the library sees it: from the wave to its features, run, read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..batch import Batch, Reading, Readout
+from ..errors import BaseModelError, ConfigError, UsageError, did_you_mean
+from .base import Backbone
+from .families import Family
+from .frontend import Frontend, frontend_of
+from .heads import Head
+
+
+@dataclass(frozen=True)
+class AudioFacts:
+    """What the collator must know of the backbone: plain data, so that it travels to workers.
+
+    Args:
+        rate: samples per second.
+        canvas: samples of the canvas where the config names none: the base's own fixed length, else one second.
+        longest: samples that the base takes at most; None where it has no limit.
+        answer: `decoder` (a decoder step) or `none`.
+    """
+
+    rate: int
+    canvas: int
+    longest: int | None
+    answer: str
+
+
+class AudioBackbone(Backbone):
+    """A frozen speech model.
+
+    Args:
+        base: a transformers model that hears; nothing of it is changed.
+        extractor: its feature extractor, which says what the base wants to hear.
+
+    Raises:
+        BaseModelError: a class that we cannot run, or an extractor that we do not know.
+    """
+
+    modality = "audio"
+
+    def __init__(self, base: PreTrainedModel, extractor: Any) -> None:
+        super().__init__(base)
+        self.extractor = extractor
+        self.frontend: Frontend = frontend_of(extractor)
+        self._shorter: dict[int, Frontend] = {}
+        if "rows" in self.gives:
+            self.head = Head(base, Family(body="model", embed="", head=self._path_of(base.get_output_embeddings())))
+
+    def _path_of(self, module: nn.Module) -> str:
+        return next(name for name, m in self.base.named_modules() if m is module)
+
+    # What it is
+
+    @property
+    def stages(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Where programs may act: not on the spectrogram of a base that hears the wave itself."""
+        return ("wave", "latent") if self.frontend.axes is None else ("wave", "features", "latent")
+
+    @property
+    def body(self) -> nn.Module:
+        """The module that gives hidden states: the encoder."""
+        if self.base.config.is_encoder_decoder or hasattr(self.base, "encoder"):
+            encoder = self.base.get_encoder() if self.kind == "speech-seq2seq" else self.base.encoder
+            return self.base if self.kind == "speech-encoder" else encoder
+        return self.base.base_model
+
+    @cached_property
+    def layers(self) -> tuple[str, nn.ModuleList]:
+        """Path and list of the encoder's layers.
+
+        Raises:
+            BaseModelError: a base without such a list.
+        """
+        prefix = self._path_of(self.body)
+        for name, module in self.body.named_modules():
+            if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] in ("layers", "layer"):
+                return ".".join(part for part in (prefix, name) if part), module
+        raise BaseModelError("model", f"a {type(self.base).__name__} has no list of layers", "a transformer")
+
+    @property
+    def width(self) -> int:
+        """Size of the encoder's vectors."""
+        return self.base.config.hidden_size
+
+    def state_size(self, pool: str = "mean", layer: int | None = None) -> int:
+        """Size of what a `state` Reading gives."""
+        sizes = getattr(self.base.config, "state_sizes", None)  # of `hidden_states`, where they differ
+        width = self.width if sizes is None else sizes[-1 if layer is None else self.layer_index(layer)]
+        return width * (2 if pool == "statistics" else 1)
+
+    def layer_index(self, layer: int) -> int:
+        """A layer's place in `hidden_states`, checked."""
+        sizes = getattr(self.base.config, "state_sizes", None)
+        count = len(sizes) if sizes is not None else len(self.layers[1]) + 1
+        if not -count <= layer < count:
+            raise BaseModelError("layer", f"{layer} of {count}", f"{-count} to {count - 1}")
+        return layer % count
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must lie."""
+        return self.base.device
+
+    @cached_property
+    def decoder_prefix(self) -> tuple[int, ...]:
+        """Token ids that the decoder reads before its first word; () for bases without a decoder."""
+        if self.kind != "speech-seq2seq":
+            return ()
+        made, known = [self.base.config.decoder_start_token_id], self.base.generation_config
+        if getattr(known, "is_multilingual", False):  # Whisper: the language and the task stand before the words
+            made += [known.lang_to_id["<|en|>"], known.task_to_id["transcribe"]]
+        silent = getattr(known, "no_timestamps_token_id", None)
+        return tuple(made if silent is None else [*made, silent])
+
+    @property
+    def facts(self) -> AudioFacts:
+        """What the collator must know."""
+        rate, own = self.frontend.sampling_rate, self.frontend.canvas
+        return AudioFacts(rate, own or rate, own, self._kind.answer)
+
+    def rms(self) -> float:
+        """The unit of program parameters: a wave is in plain amplitude, and features are normalised."""
+        return 1.0
+
+    # Running
+
+    def accept(self, batch: Batch) -> Batch:
+        """The batch of some columns, as the programs take it.
+
+        Raises:
+            UsageError: text, or no sound.
+        """
+        if batch.input_ids is not None or batch.slot_index is not None:
+            raise UsageError("input_ids", "text for a model that hears", "input_values")
+        if batch.input_values is None:
+            raise UsageError("input_values", "missing", "rows laid out by model.collator()")
+        return batch
+
+    def bring(self, batch: Batch, stage: str) -> Batch:
+        """The batch at a stage: as a spectrogram, once that is asked for.
+
+        Raises:
+            UsageError: a spectrogram of a base that hears the wave itself.
+        """
+        if stage != "features" or batch.input_features is not None:
+            return batch
+        if self.frontend.axes is None:
+            name = type(self.base).__name__
+            raise UsageError("program", f"changes a spectrogram, and a {name} hears the wave", "a program of the wave")
+        made = self._front(batch).features(batch.input_values)
+        return replace(batch, input_features=self.frontend.turned(made.pop(self.frontend.input_name)), **made)
+
+    def _front(self, batch: Batch) -> Frontend:
+        """The front end for the batch's canvas: a Whisper of a shorter one wants fewer frames (S13)."""
+        samples, hop = batch.input_values.shape[1], self.frontend.constants.get("hop_length")
+        if "max_frames" not in self.frontend.constants or samples >= self.frontend.canvas:
+            return self.frontend
+        if samples % (2 * hop):
+            what, fix = f"{samples} samples", f"{samples // (2 * hop) * 2 * hop or 2 * hop} would do"
+            raise ConfigError("CanvasConfig.samples", what, f"a multiple of {2 * hop}: two frames per position", fix)
+        if samples not in self._shorter:
+            self._shorter[samples] = frontend_of(self.extractor, max_frames=samples // hop)
+        return self._shorter[samples]
+
+    def plain(self, batch: Batch) -> Batch:
+        """The batch as the base itself would hear it: no program."""
+        return batch
+
+    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """What the base's forward takes."""
+        if batch.input_features is not None:
+            made = {self.frontend.input_name: self.frontend.turned(batch.input_features)}
+            if batch.attention_mask is not None:
+                made["attention_mask"] = batch.attention_mask
+        else:
+            made = self._front(batch).features(batch.input_values)
+        return {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in made.items()}
+
+    def run(self, batch: Batch, reading: Reading) -> Readout:
+        """The base once, and what `reading` asks for."""
+        if reading.kind not in self.gives - {"base"}:
+            what = f"{reading.kind!r} is not something that {type(self.base).__name__} gives"
+            raise BaseModelError("reading", what, f"one of {sorted(self.gives)}")
+        with self._as_long_as(batch), self._hooked(batch.hooks):
+            inputs = self._inputs(batch)
+            if reading.kind == "state":
+                return Readout(self._state(inputs, reading), kind="state")
+            if reading.kind == "rows":
+                return Readout(self._rows(inputs, reading), kind="rows")
+            return Readout(self.base(**inputs).logits.float(), kind=reading.kind)  # classes or frames
+
+    def _state(self, inputs: dict[str, Tensor], reading: Reading) -> Tensor:
+        if reading.pool in ("answer", "head"):  # of the decoder's first free step
+            hidden = self._decoded(inputs)
+            return hidden if reading.pool == "answer" else self.head.transform(hidden)
+        deep = reading.layer is not None or hasattr(self.base.config, "state_sizes")
+        found = self.body(**inputs, **({"output_hidden_states": True} if deep else {}))
+        layer = -1 if reading.layer is None else self.layer_index(reading.layer)
+        states = found.hidden_states[layer] if deep else found.last_hidden_state
+        if states.ndim == 2:  # (batch, dim): nothing to pool
+            return states
+        if reading.pool == "first":
+            return states[:, 0]
+        mean = states.mean(1)  # (batch, dim)
+        if reading.pool == "mean":
+            return mean
+        spread = (states - mean.unsqueeze(1)).square().mean(1)
+        return torch.cat([mean, (spread + 1e-12).sqrt()], -1)  # a deviation of zero has no slope
+
+    def _decoded(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The decoder's state before its first word, (batch, dim)."""
+        batch = len(next(iter(inputs.values())))
+        prefix = torch.tensor(self.decoder_prefix, device=self.device).expand(batch, -1)
+        found = self.base.base_model(**inputs, decoder_input_ids=prefix, use_cache=False)
+        return found.last_hidden_state[:, -1]
+
+    def _rows(self, inputs: dict[str, Tensor], reading: Reading) -> Tensor:
+        ids = None if reading.ids is None else torch.tensor(reading.ids, device=self.device)
+        return self.head.logits(self.head.transform(self._decoded(inputs)), ids)  # (batch, rows)
+
+    def base_output(self, batch: Batch, **kwargs: Any) -> Any:
+        """The base's own output (its ModelOutput)."""
+        with self._as_long_as(batch), self._hooked(batch.hooks):
+            inputs = self._inputs(batch)
+            if self.kind == "speech-seq2seq" and "labels" not in kwargs:
+                prefix = torch.tensor(self.decoder_prefix, device=self.device)
+                kwargs["decoder_input_ids"] = prefix.expand(len(batch), -1)
+            return self.base(**inputs, **kwargs)
+
+    def generate(self, batch: Batch, **kwargs: Any) -> Tensor:
+        """The base's own `generate` on what it hears; (batch, new)."""
+        if self.kind != "speech-seq2seq":
+            raise UsageError("generate", f"{type(self.base).__name__} writes no text", "a speech seq2seq base")
+        with self._as_long_as(batch), self._hooked(batch.hooks):
+            return self.base.generate(**self._inputs(batch), **kwargs)
+
+    # Inside the base, for one call
+
+    def site(self, name: str) -> nn.Module:
+        """The module that a latent program names: `encoder`, or `layer:3`, which it acts before.
+
+        Raises:
+            UsageError: no such place.
+        """
+        path, layers = self.layers
+        places = {f"layer:{i}": layer for i, layer in enumerate(layers)}
+        places["encoder"] = self.base.get_submodule(path.rpartition(".")[0])
+        if name not in places:
+            raise UsageError("program", f"acts at {name!r}", None, did_you_mean(name, places))
+        return places[name]
+
+    @contextmanager
+    def _hooked(self, hooks: tuple[tuple[str, Any], ...]) -> Iterator[None]:
+        """The hooks of a batch, for one call; a name that ends in `:after` changes the output, others the input."""
+        handles = []
+        try:
+            for name, function in hooks:
+                module = self.site(name.removesuffix(":after"))
+                register = (
+                    module.register_forward_hook if name.endswith(":after") else module.register_forward_pre_hook
+                )
+                handles.append(register(function, with_kwargs=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def _as_long_as(self, batch: Batch) -> Iterator[None]:
+        """A base of fixed length, made as short as the canvas for one call (S13): both the config's number and the
+        table of positions, or its forward refuses."""
+        front = self._front(batch)
+        if front is self.frontend:
+            yield
+            return
+        table, own = self.body.embed_positions, self.base.config.max_source_positions
+        positions = front.constants["max_frames"] // 2
+        try:
+            self.base.config.max_source_positions = positions
+            self.body.embed_positions = nn.Embedding.from_pretrained(table.weight[:positions])
+            yield
+        finally:
+            self.base.config.max_source_positions = own
+            self.body.embed_positions = table

@@ -1,0 +1,125 @@
+"""What every backbone does alike: put a base to sleep, checkpoint it, give it back as it was found."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ..errors import BaseModelError
+from .kinds import AUDIO_KINDS, KINDS, Kind, kind_of
+
+
+class Backbone:
+    """A plain object around a base. It is no nn.Module: as one it would register the base twice (N10).
+
+    Args:
+        base: a transformers model; nothing of it is changed.
+
+    Raises:
+        BaseModelError: a family or a class that we cannot run.
+    """
+
+    modality: ClassVar[str]
+    stages: ClassVar[tuple[str, ...]]  # where programs may act, in the order in which a row passes them
+    one_pass: ClassVar[bool] = False  # whether rows of different programs run through the base together
+
+    def __init__(self, base: PreTrainedModel) -> None:
+        self.base = base
+        self.kind = kind_of(base)
+        self.head: Any = None  # of a language model
+        self.ledger: list[tuple[nn.Module, str, Any]] = []  # flags as found, to be put back by `restore`
+        self.trained: dict[str, bool] = {}  # by name: offloading makes a base's parameters anew in every pass
+        self.dropouts: list[tuple[nn.Module, str, float]] = []  # rates as found, while checkpointing is on
+
+    @property
+    def _kind(self) -> Kind:
+        return KINDS.get(self.kind) or AUDIO_KINDS[self.kind]
+
+    @property
+    def auto_class(self) -> str:
+        """Name of the transformers auto class that loads the base."""
+        return self._kind.auto_class
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Kinds of Reading that this base can answer."""
+        return self._kind.gives
+
+    @property
+    def classes(self) -> int:
+        """Number of the base's own classes, where it is a classifier."""
+        return self.base.config.num_labels
+
+    def state_size(self, pool: str = "answer", layer: int | None = None) -> int:
+        """Size of what a `state` Reading gives."""
+        return self.base.config.hidden_size * (2 if pool == "statistics" else 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the base's activations."""
+        return self.base.dtype
+
+    # Flags on the base
+
+    def freeze(self) -> None:
+        """Put the base to sleep: no gradients, eval mode. What was changed is written down for `restore`.
+
+        A base that its owner checkpoints goes on being checkpointed, non-reentrant.
+        """
+        if self.ledger:
+            return
+        self.trained = {name: p.requires_grad for name, p in self.base.named_parameters(remove_duplicate=False)}
+        flags = ("training", "gradient_checkpointing", "_gradient_checkpointing_func", "_requires_grad")
+        self.ledger = [(m, flag, vars(m)[flag]) for m in self.base.modules() for flag in flags if flag in vars(m)]
+        self.base.requires_grad_(False)
+        self.base.eval()
+        for module in self.base.modules():
+            if "_requires_grad" in vars(module):  # an audio encoder that would make its input a leaf (S1, S3)
+                module._requires_grad = False
+        if self.base.is_activation_checkpointing:
+            self.checkpoint(True)
+
+    def checkpoint(self, on: bool) -> None:
+        """Turn activation checkpointing of the base on (non-reentrant) or off.
+
+        The base stays in eval mode, in which its layers would skip checkpointing; so the layers alone, not what is in
+        them, are told that they train. Dropout stays off: modules of it inside them sleep, and rates that a layer
+        holds itself (BART) are zero for the time being.
+
+        Raises:
+            BaseModelError: a family that cannot (ALBERT).
+        """
+        if on and not self.base.supports_gradient_checkpointing:
+            name = type(self.base).__name__
+            raise BaseModelError("gradient_checkpointing", f"{name} has none", fix="smaller batches, accumulated")
+        # Not by the base's own method: that leaves a hook on its embeddings for ever, and makes their output need a
+        # gradient even where only a mapping trains. Slots bring their own.
+        if on or self.base.is_activation_checkpointing:
+            again = partial(checkpoint, use_reentrant=False)
+            self.base._set_gradient_checkpointing(enable=on, gradient_checkpointing_func=again)
+        for module in self.base.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = on
+                for name, value in [(n, v) for n, v in vars(module).items() if "dropout" in n and type(v) is float]:
+                    if on and value:
+                        self.dropouts.append((module, name, value))
+                        setattr(module, name, 0.0)
+        if not on:
+            for module, name, value in self.dropouts:
+                setattr(module, name, value)
+            self.dropouts = []
+
+    def restore(self) -> None:
+        """Put every flag back as it was found."""
+        self.checkpoint(False)
+        for module, name, value in self.ledger:
+            setattr(module, name, value)
+        for name, parameter in self.base.named_parameters(remove_duplicate=False):
+            parameter.requires_grad_(self.trained.get(name, parameter.requires_grad))
+        self.ledger = []

@@ -1,0 +1,246 @@
+"""Rows with sound, or with a series of numbers, to one batch of canvases."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+
+from ..canvas import CanvasConfig, lay_out
+from ..config import ReprogramConfig
+from ..errors import ConfigError, DataError, UsageError, did_you_mean, first_line
+from .rows import LABEL_COLUMNS, as_rows, label_of, target_of
+
+
+COLUMNS = ("audio", "series")
+TORCHAUDIO = "pip install 'hf-reprogram[audio]', which pins torch and torchaudio to a pair that loads"
+
+
+@dataclass(frozen=True)
+class AudioLayout:
+    """How rows of one program are laid out, and what their labels are."""
+
+    canvas: CanvasConfig
+    labels: tuple[str, ...] | None = None
+    problem_type: str = "single_label_classification"
+
+
+@dataclass
+class Clip:
+    """One row: its signal at the base's rate, not on the canvas yet; program, label."""
+
+    adapter: str | None
+    signal: np.ndarray
+    label: int | list[float] | None = None
+    where: str = "rows[0]"
+
+    def __len__(self) -> int:
+        return 1  # on the canvas all are of one length
+
+    def key(self) -> str:
+        """A digest of the signal."""
+        return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(self.signal).data)
+
+
+class AudioCollator:
+    """Rows to one batch. Plain data only, so that it travels to workers; a snapshot of the model's programs.
+
+    A row holds `audio` (a path, the bytes of a file, `{"array": ..., "sampling_rate": ...}`, or what an Audio column
+    of `datasets` gives with `decode=False`) or `series` (a list of numbers, one per sample).
+
+    Args:
+        rate: samples per second of the base.
+        layouts: by program name.
+        active: the program of rows that name none in an `adapter` column.
+        names: names that integer labels stand for, in order; None refuses integers.
+
+    Returns of a call:
+        dict of `input_values` (batch, samples) float32, `signal_mask` (batch, samples) bool: where the signal sits;
+        `labels` and `adapter_names` where the rows have them.
+    """
+
+    def __init__(
+        self, rate: int, layouts: Mapping[str, AudioLayout], active: str, names: Sequence[str] | None = None
+    ) -> None:
+        self.rate, self.layouts, self.active, self.names = rate, dict(layouts), active, names
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        return self.stack(self.lay_out(rows))
+
+    def lay_out(self, rows: Sequence[Any], labelled: bool = True) -> list[Clip]:
+        """Rows read and resampled, not on their canvases yet; labels too, unless told otherwise."""
+        made = []
+        for i, row in enumerate(as_rows(rows, "audio")):
+            name = self.active if row.get("adapter") is None else row["adapter"]
+            if not isinstance(name, str) or name not in self.layouts:
+                raise DataError(
+                    f"rows[{i}]['adapter']",
+                    f"unknown program {name!r}",
+                    fix=did_you_mean(name, self.layouts) + "; after add_adapter call collator() again",
+                )
+            clip = Clip(row.get("adapter"), self._signal(row, f"rows[{i}]"), where=f"rows[{i}]")
+            label = label_of(row) if labelled else None
+            if label is not None:
+                clip.label = self._label(label, self.layouts[name], f"rows[{i}]['label']")
+            made.append(clip)
+        return made
+
+    def stack(self, made: Sequence[Clip]) -> dict[str, Any]:
+        """Clips on their canvases as one batch."""
+        placed = [
+            lay_out(clip.signal, self.layouts[clip.adapter or self.active].canvas, self.rate, clip.where)
+            for clip in made
+        ]
+        sizes = sorted({len(wave) for wave, _ in placed})
+        if len(sizes) > 1:
+            raise UsageError("adapter", f"programs with canvases of {sizes} samples in one batch", "one canvas")
+        batch: dict[str, Any] = {
+            "input_values": torch.from_numpy(np.stack([wave for wave, _ in placed])),  # (batch, samples)
+            "signal_mask": torch.from_numpy(np.stack([here for _, here in placed])),
+        }
+        if any(clip.adapter for clip in made):
+            batch["adapter_names"] = [clip.adapter or self.active for clip in made]
+        labelled = [clip.label is not None for clip in made]
+        if any(labelled):
+            if not all(labelled):
+                what = "missing, and other rows of the batch have one"
+                raise DataError(f"rows[{labelled.index(False)}]['label']", what, "labels on all rows or on none")
+            batch["labels"] = torch.tensor([clip.label for clip in made])
+        return batch
+
+    def _label(self, label: Any, layout: AudioLayout, where: str) -> int | list[float]:
+        if layout.labels is None:
+            what = f"{label!r}, and the program has no labels"
+            raise DataError(where, what, fix="give ReprogramConfig(labels=[...])")
+        return target_of(label, layout.labels, layout.problem_type, self.names, where)
+
+    def _signal(self, row: Mapping[str, Any], where: str) -> np.ndarray:
+        """(n,) float32 at the base's rate."""
+        given = [c for c in COLUMNS if row.get(c) is not None]
+        if len(given) != 1:
+            if not given and set(row) <= {*LABEL_COLUMNS, "adapter"}:
+                fix = "Trainer dropped it: set TrainingArguments(remove_unused_columns=False)"
+                raise UsageError(f"{where}['audio']", f"missing: the row has only {sorted(row)}", None, fix)
+            odd = next((c for c in row if c not in (*LABEL_COLUMNS, "adapter")), "")
+            what = "both audio and series" if given else f"no sound: the columns are {sorted(row)}"
+            raise DataError(where, what, "one column 'audio' or 'series'", did_you_mean(odd, COLUMNS))
+        if given[0] == "series":
+            return series_of(row["series"], f"{where}['series']")
+        wave, rate = read_audio(row["audio"], f"{where}['audio']")
+        return resampled(wave, rate, self.rate, f"{where}['audio']")
+
+
+def layout_of(config: ReprogramConfig) -> AudioLayout:
+    """The layout of a program from its config, resolved."""
+    labels = tuple(config.labels) if config.labels is not None else None
+    return AudioLayout(config.canvas, labels, config.problem_type)
+
+
+def read_audio(value: Any, where: str) -> tuple[np.ndarray, int]:
+    """Sound from what a row may hold: ((n,) float32 in plain amplitude, samples per second). Channels are averaged.
+
+    Raises:
+        DataError: no sound in it, or NaN, or whole numbers of 16 bits that call themselves float.
+        ConfigError: soundfile is missing.
+    """
+    if isinstance(value, Mapping):
+        if value.get("array") is not None:
+            return _checked(value["array"], where), _rate(value.get("sampling_rate"), where)
+        value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, bytes | bytearray):
+        source: Any = io.BytesIO(value)
+    elif isinstance(value, str | os.PathLike):
+        source = os.fspath(value)
+        if not os.path.isfile(source):
+            raise DataError(where, f"{source!r} is no file", "a path to an audio file")
+    else:
+        raise DataError(
+            where,
+            f"{str(value)[:60]!r} is a {type(value).__name__}",
+            'a path, bytes, or {"array": ..., "sampling_rate": ...}',
+            "of a datasets column: cast_column('audio', Audio(decode=False))",
+        )
+    return _from_file(source, where)
+
+
+def _from_file(source: Any, where: str) -> tuple[np.ndarray, int]:
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        raise ConfigError("soundfile", f"not usable ({first_line(error)})", "soundfile", TORCHAUDIO) from error
+    try:
+        wave, rate = soundfile.read(source, dtype="float32", always_2d=True)  # (n, channels)
+    except (RuntimeError, OSError) as error:
+        shown = source if isinstance(source, str) else "these bytes"
+        raise DataError(where, f"{shown!r} is no sound ({first_line(error)})", "wav, flac, ogg or mp3") from error
+    return _checked(wave, where), int(rate)
+
+
+def _rate(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < 10**7:
+        raise DataError(where, f"sampling_rate {value!r}", "the samples per second of the array")
+    return int(value)
+
+
+def _checked(array: Any, where: str) -> np.ndarray:
+    """(n,) float32 from an array of one or several channels."""
+    try:
+        found = np.asarray(array)
+    except ValueError as error:
+        raise DataError(where, f"no array ({first_line(error)})", "numbers of one clip") from error
+    if found.dtype.kind not in "iuf" or found.ndim not in (1, 2):
+        raise DataError(where, f"an array of {found.dtype} {found.shape}", "numbers, (n,) or (n, channels)")
+    if found.dtype.kind in "iu":
+        middle = 128.0 if found.dtype == np.uint8 else 0.0
+        found = (found.astype(np.float64) - middle) / (float(np.iinfo(found.dtype).max) - middle + 1)
+    wave = found.astype(np.float32)
+    if wave.ndim == 2:
+        wave = wave.mean(1 if wave.shape[0] >= wave.shape[1] else 0)
+    if not wave.size:
+        raise DataError(where, "empty", "at least one sample", "drop such rows")
+    if not np.isfinite(wave).all():
+        raise DataError(where, f"{int((~np.isfinite(wave)).sum())} samples are NaN or infinite", "finite samples")
+    peak = float(np.abs(wave).max())
+    if peak > 128:  # loud floats go a little above 1; 16-bit numbers go to 32768
+        what = f"amplitude up to {peak:.0f}: 16-bit numbers that call themselves {found.dtype}"
+        raise DataError(where, what, "amplitude about 1", "divide by 32768, or give the int16 array")
+    return wave
+
+
+def resampled(wave: np.ndarray, rate: int, wanted: int, where: str) -> np.ndarray:
+    """The wave at another rate, by torchaudio."""
+    if rate == wanted:
+        return wave
+    try:
+        from torchaudio.functional import resample
+    except (ImportError, OSError, RuntimeError) as error:
+        what = f"at {rate} Hz, the base hears {wanted}, and torchaudio is not usable ({first_line(error)})"
+        raise DataError(where, what, f"audio at {wanted}", TORCHAUDIO) from error
+    return resample(torch.from_numpy(wave), rate, wanted).numpy()
+
+
+def series_of(value: Any, where: str) -> np.ndarray:
+    """(n,) float32 from a series of numbers.
+
+    Raises:
+        DataError: no numbers, gaps (NaN), or all of one value: it would say nothing.
+    """
+    try:
+        found = np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(where, f"no series ({first_line(error)})", "a list of numbers") from error
+    if found.ndim != 1 or not found.size:
+        raise DataError(where, f"numbers of shape {found.shape}", "one series, (n,)", "one row per channel")
+    gaps = int((~np.isfinite(found)).sum())
+    if gaps:
+        raise DataError(where, f"{gaps} of {found.size} numbers are missing", "a series without gaps", "interpolate")
+    if found.size > 1 and math.isclose(float(found.min()), float(found.max())):
+        raise DataError(where, f"constant at {float(found[0]):g}", "a series that varies", "drop such rows")
+    return found
