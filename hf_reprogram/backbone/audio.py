@@ -97,7 +97,8 @@ class AudioBackbone(Backbone):
     def state_size(self, pool: str = "mean", layer: int | None = None) -> int:
         """Size of what a `state` Reading gives."""
         sizes = getattr(self.base.config, "state_sizes", None)  # of `hidden_states`, where they differ
-        width = self.width if sizes is None else sizes[-1 if layer is None else self.layer_index(layer)]
+        place = -1 if layer is None else self.layer_index(layer)
+        width = self.width if sizes is None else sizes[place]
         return width * (2 if pool == "statistics" else 1)
 
     def layer_index(self, layer: int) -> int:
