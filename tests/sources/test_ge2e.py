@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoFeatureExtractor, AutoModel
 
 from hf_reprogram.errors import DataError
 from hf_reprogram.sources import Ge2eConfig, Ge2eModel
@@ -99,3 +99,20 @@ def test_auto_class_loads_what_was_saved_bit_for_bit(model, tmp_path: Path):
 def test_what_is_no_batch_of_waves_is_refused(model, shape: tuple[int, ...]):
     with pytest.raises(DataError, match=r"input_values: shape .*Expected \(batch, samples\)"):
         model(torch.zeros(shape))
+
+
+# The real one --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_published_check_values(ge2e: Path):
+    """assets-speech.md 3.5: a rising tone of one second, which is one short window."""
+    model = AutoModel.from_pretrained(ge2e, local_files_only=True)
+    extractor = AutoFeatureExtractor.from_pretrained(ge2e, local_files_only=True)
+    time = torch.arange(16000, dtype=torch.float64) / 16000
+    tone = 0.5 * torch.sin(2 * torch.pi * (100 * time + 950 * time**2))
+    columns = extractor(tone.float().numpy(), sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        top = model(**columns).pooler_output[0].topk(5)
+    assert top.indices.tolist() == [20, 58, 133, 24, 127]
+    torch.testing.assert_close(top.values, torch.tensor([0.296, 0.209, 0.195, 0.191, 0.185]), atol=6e-4, rtol=0)
