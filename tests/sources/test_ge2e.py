@@ -95,6 +95,14 @@ def test_auto_class_loads_what_was_saved_bit_for_bit(model, tmp_path: Path):
     assert torch.equal(loaded(wave).pooler_output, model(wave).pooler_output)
 
 
+def test_a_checkpoint_without_a_mel_bank_gets_the_computed_one(model, tmp_path: Path):
+    """Transformers makes the model without content first: what the file lacks must be filled, not left as it lay."""
+    model.save_pretrained(tmp_path, state_dict={k: v for k, v in model.state_dict().items() if k != "spectrum.mel"})
+    loaded, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert report["missing_keys"] == {"spectrum.mel"}
+    assert torch.equal(loaded.spectrum.mel, model.spectrum.mel)
+
+
 @pytest.mark.parametrize("shape", [(400,), (2, 1, 400), (2, 0)])
 def test_what_is_no_batch_of_waves_is_refused(model, shape: tuple[int, ...]):
     with pytest.raises(DataError, match=r"input_values: shape .*Expected \(batch, samples\)"):
