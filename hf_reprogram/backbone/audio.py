@@ -71,9 +71,10 @@ class AudioBackbone(Backbone):
     @property
     def body(self) -> nn.Module:
         """The module that gives hidden states: the encoder."""
-        if self.base.config.is_encoder_decoder or hasattr(self.base, "encoder"):
-            encoder = self.base.get_encoder() if self.kind == "speech-seq2seq" else self.base.encoder
-            return self.base if self.kind == "speech-encoder" else encoder
+        if self.kind == "speech-seq2seq":
+            return self.base.get_encoder()
+        if self.kind == "speech-classifier" and hasattr(self.base, "encoder"):  # Whisper's has no body of that name
+            return self.base.encoder
         return self.base.base_model
 
     @cached_property
