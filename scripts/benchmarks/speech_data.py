@@ -48,9 +48,7 @@ ARABIC = Task("arabic-40", "arabic-40")
 AR_SCR = Task("ar-scr, 4 kHz band", "ar-scr", rate=8000)
 GSC12 = Task("gsc12", "gsc12")
 FSDD = Task("fsdd", "fsdd", held_out=300)
-TEN = Task(
-    "gsc12, ten words", "gsc12", words=("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
-)
+TEN = Task("gsc12, ten words", "gsc12", words=("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"))
 
 
 def read(task: Task, split: str, folder: Path = DATA) -> Rows:
