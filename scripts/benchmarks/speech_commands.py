@@ -51,6 +51,7 @@ INNER = {  # of the keyword spotter
     "layer of 64": hr.LinearConfig(on="state", pool="mean", layer=-2),
     "attention's vector of 128": hr.LinearConfig(on="state", pool="mean", layer=-3),
 }
+RANDOM = "random_source:{}"
 HALF_MINUTE = {**SECOND, "samples": 480_000}
 WORDS = {word: [word, word.capitalize()] for word in TEN.words}
 BARS = {  # issue 10
@@ -169,7 +170,7 @@ def half_minute(plan: Plan) -> Iterator[Row]:
 
 
 def words(plan: Plan) -> Iterator[Row]:
-    """Label words at the decoder's first step, untaught; how their scores are made is chosen on the validation split."""
+    """Label words at the decoder's first step, untaught; how they are reduced is chosen on the validation split."""
     base, processor = source("moonshine-tiny")
     ways = [(c, r) for c in (None, "words", "batch") for r in ("max", "logsumexp", "mean")]
     heard, found = [], {"zero_shot": [], "calibrated": []}
@@ -202,9 +203,11 @@ def cells(plan: Plan) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
         yield f"{task.name}: {spotter}", lambda t=task: mapped(plan, t, spotter, INNER, "map_only:spotter {}")
     yield f"{ARABIC.name}: whisper-tiny.en", lambda: whisper(plan)
     for seed in range(plan.sources):
-        known, spots = "random_source:{}", "random_source:spotter {}"
-        yield f"{ARABIC.name}: random {seed}", lambda s=seed: mapped(plan, ARABIC, moonshine, MAPS, known, s)
-        yield f"{AR_SCR.name}: random {seed}", lambda s=seed: mapped(plan, AR_SCR, spotter, INNER, spots, s)
+        yield f"{ARABIC.name}: random {seed}", lambda s=seed: mapped(plan, ARABIC, moonshine, MAPS, RANDOM, s)
+        yield (
+            f"{AR_SCR.name}: random {seed}",
+            lambda s=seed: mapped(plan, AR_SCR, spotter, INNER, RANDOM.format("spotter {}"), s),
+        )
     yield f"{ARABIC.name}: half a minute", lambda: half_minute(plan)
 
 

@@ -63,7 +63,7 @@ def test_batch_calibration() -> None:
 
 
 def test_calibration_by_word() -> None:
-    """Words (3, 0, 1), (1, 2, 1): means (2, 1, 1); less these (1, -1, 0), (-1, 1, 0), whose maxima are (1, 0) twice."""
+    """Words (3, 0, 1), (1, 2, 1): means (2, 1, 1), less these (1, -1, 0), (-1, 1, 0): maxima (1, 0), (1, 0)."""
     values = torch.tensor([[3.0, 0.0, 1.0], [1.0, 2.0, 1.0]])
     mapping = _verbalizer(reduce="max", calibration="words")
     mapping.fit(values, None)
