@@ -42,7 +42,7 @@ class LinearConfig(MappingOptions):
     )
     words: list[str] = option([], "Words whose logits are mapped, where on='rows'.")
     solver: str = option("ridge", "How the map is found.", choices=("ridge", "logistic", "gradient"))
-    start: str = option("random", "Where the gradient solver starts.", choices=("random", "ridge"))
+    start: str = option("random", "Where the gradient solver starts.", choices=("random", "ridge", "logistic"))
     inverse_penalty: float = option(0.1, "C of the logistic solver, on standardised features.", low=1e-6, high=1e6)
     ids: list[int] | None = option(None, "Filled in: token ids of `words`.")
 
@@ -52,8 +52,8 @@ class LinearConfig(MappingOptions):
             raise ConfigError(
                 "LinearConfig.words", f"{self.words!r} with on={self.on!r}", "words where on='rows', and only there"
             )
-        if self.start == "ridge" and self.solver != "gradient":
-            raise ConfigError("LinearConfig.start", f"'ridge' with solver={self.solver!r}", "solver='gradient'")
+        if self.start != "random" and self.solver != "gradient":
+            raise ConfigError("LinearConfig.start", f"{self.start!r} with solver={self.solver!r}", "solver='gradient'")
 
     def reads(self) -> tuple[str, ...]:
         return ({"rows": "rows", "source": "rows"}.get(self.on, self.on),)
@@ -78,7 +78,7 @@ class Linear(Mapping):
       themselves for regression) in closed form, the penalty chosen by exact leave-one-out error on the grid
       10^j tr(Z'Z) / min(N, K), j = -4 ... 3, Z centred (scikit-learn's RidgeCV, float64).
     - `logistic`: L2 logistic regression on standardised features; the standardisation is folded into the map.
-    - `gradient`: trained with the program, from small random numbers or from the ridge solution.
+    - `gradient`: trained with the program, from small random numbers or from the ridge or logistic solution.
 
     The first two are estimated once, by `fit_mapping(rows)` or at the start of training.
 
@@ -96,8 +96,9 @@ class Linear(Mapping):
             raise ConfigError("LinearConfig.ids", f"{options.ids!r}", f"token ids below {backbone.head.size}")
         if options.layer is not None and backbone.modality == "text":
             raise ConfigError("LinearConfig.layer", f"{options.layer} of a base that reads", "None: its last layer")
-        if options.solver == "logistic" and problem_type != "single_label_classification":
-            raise ConfigError("LinearConfig.solver", f"'logistic' for {problem_type}", "'ridge' or 'gradient'")
+        if self._logistic and problem_type != "single_label_classification":
+            name, other = ("solver", "gradient") if options.solver == "logistic" else ("start", "random")
+            raise ConfigError(f"LinearConfig.{name}", f"'logistic' for {problem_type}", f"'ridge' or {other!r}")
         size = {
             "state": lambda: backbone.state_size(options.pool, options.layer),
             "rows": lambda: len(options.words),
@@ -117,6 +118,11 @@ class Linear(Mapping):
             # Not zero: through a zero matrix no gradient would reach the program.
             bound = self.matrix.shape[1] ** -0.5
             self.matrix.copy_((torch.rand(self.matrix.shape, generator=generator) * 2 - 1) * bound)
+
+    @property
+    def _logistic(self) -> bool:
+        """Whether what is estimated is a logistic regression."""
+        return "logistic" in (self.options.solver, self.options.start)
 
     @property
     def estimated(self) -> str:
@@ -139,7 +145,7 @@ class Linear(Mapping):
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
         z, y = values.detach().double().cpu().numpy(), labels.cpu().numpy()
-        if self.options.solver == "logistic":
+        if self._logistic:
             matrix, bias = logistic(z, self._complete(y), self.options.inverse_penalty)
         elif self.problem_type == "single_label_classification":
             matrix, bias, *_ = ridge(z, np.eye(len(self.labels))[self._complete(y)])

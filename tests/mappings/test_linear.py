@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_reprogram.config import ReprogramConfig
-from hf_reprogram.errors import DataError
+from hf_reprogram.errors import ConfigError, DataError
 from hf_reprogram.mappings.linear import LinearConfig, logistic, ridge
 from hf_reprogram.model import get_reprogram_model
 from hf_reprogram.testing import LABELS, LANGUAGE_MODELS, ROWS, logits_of, tiny
@@ -80,6 +80,7 @@ def test_logistic_folds_the_standardisation_in(classes: int) -> None:
         {"on": "rows", "words": [" good", " bad", " fine"]},
         {"on": "source"},
         {"on": "state", "solver": "gradient", "start": "ridge"},
+        {"on": "state", "solver": "gradient", "start": "logistic"},
     ],
     ids=lambda o: "-".join(str(v) for v in o.values()),
 )
@@ -94,7 +95,7 @@ def test_every_reading_fits_what_it_can_fit(options: dict, family: str) -> None:
     columns = model.collator()([{**row, "label": None} for row in ROWS])
     z = model.reprogrammed.readout(columns, model.active_mapping().reading()).double().numpy()
     y = np.array([LABELS.index(row["label"]) for row in ROWS])
-    matrix, bias = logistic(z, y, 0.1) if options.get("solver") == "logistic" else ridge(z, np.eye(2)[y])[:2]
+    matrix, bias = logistic(z, y, 0.1) if "logistic" in options.values() else ridge(z, np.eye(2)[y])[:2]
     torch.testing.assert_close(logits.double(), torch.from_numpy(z @ matrix.T + bias), atol=1e-4, rtol=1e-4)
 
 
@@ -106,3 +107,19 @@ def test_a_label_without_rows_is_an_error() -> None:
     model = get_reprogram_model(base, config, tokenizer)
     with pytest.raises(DataError, match="no row of \\['mixed'\\]"):
         model.fit_mapping(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [({"solver": "logistic"}, "solver"), ({"solver": "gradient", "start": "logistic"}, "start")],
+)
+def test_a_logistic_map_is_of_one_label_to_a_row(options: dict, where: str) -> None:
+    base, tokenizer = tiny("bert")
+    config = ReprogramConfig(
+        program={"type": "none", "template": "{text}"},
+        mapping=LinearConfig(on="state", pool="mean", **options),
+        labels=LABELS,
+        problem_type="multi_label_classification",
+    )
+    with pytest.raises(ConfigError, match=f"LinearConfig.{where}: 'logistic' for multi_label"):
+        get_reprogram_model(base, config, tokenizer)
