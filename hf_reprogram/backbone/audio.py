@@ -68,8 +68,10 @@ class AudioBackbone(Backbone):
 
     @property
     def stages(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Where programs may act: not on the spectrogram of a base that hears the wave itself."""
-        return ("wave", "latent") if self.frontend.axes is None else ("wave", "features", "latent")
+        """Where programs may act: not on the spectrogram of a base that hears the wave itself, nor inside one without
+        layers."""
+        heard = ("wave",) if self.frontend.axes is None else ("wave", "features")
+        return heard if self._layers is None else (*heard, "latent")
 
     @property
     def body(self) -> nn.Module:
@@ -81,19 +83,25 @@ class AudioBackbone(Backbone):
         return self.base.base_model
 
     @cached_property
-    def layers(self) -> tuple[str, nn.ModuleList]:
-        """Path and list of the encoder's layers.
-
-        Raises:
-            BaseModelError: a base without such a list.
-        """
+    def _layers(self) -> tuple[str, nn.ModuleList] | None:
         prefix = self._path_of(self.body)
         for name, module in self.body.named_modules():
             # By name and by what is in it: Data2Vec's positional convolutions are a list called `layers` too.
             named = isinstance(module, nn.ModuleList) and name.rpartition(".")[2] in ("layers", "layer")
             if named and all(isinstance(layer, GradientCheckpointingLayer) for layer in module):
                 return ".".join(part for part in (prefix, name) if part), module
-        raise BaseModelError("model", f"a {type(self.base).__name__} has no list of layers", "a transformer")
+        return None
+
+    @property
+    def layers(self) -> tuple[str, nn.ModuleList]:
+        """Path and list of the encoder's layers.
+
+        Raises:
+            BaseModelError: a base without such a list.
+        """
+        if self._layers is None:
+            raise BaseModelError("model", f"a {type(self.base).__name__} has no list of layers", "a transformer")
+        return self._layers
 
     @property
     def width(self) -> int:

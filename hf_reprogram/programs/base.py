@@ -24,10 +24,11 @@ class ProgramOptions(Options):
         return None
 
     def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
-        """Fill in what depends on base and canvas (sizes, layers), once, so that loading needs neither.
+        """Fill in what depends on canvas and base (sizes, layers), once, so that loading needs neither. Of bases that
+        hear only.
 
         Args:
-            canvas: of a base that hears, its `samples` known; None for one that reads.
+            canvas: a CanvasConfig, its `samples` known.
             backbone: of the base.
             reading: what the mapping reads.
 

@@ -45,6 +45,7 @@ class LatentShift(LatentProgram):
     Options = LatentShiftConfig
     zero_effect_at_start = True
     learning_rate = 1e-2
+    paper = "ours"
 
     def __init__(self, options: LatentShiftConfig, backbone: Any, scale: float) -> None:
         super().__init__(options, backbone, scale)

@@ -44,6 +44,7 @@ class SpecBorder(SpectrogramProgram):
 
     Options = SpecBorderConfig
     learning_rate = 1e-2
+    paper = "ours"
 
     def __init__(self, options: SpecBorderConfig, backbone: Any, scale: float) -> None:
         super().__init__(options, backbone, scale)

@@ -208,7 +208,9 @@ def test_s16_a_prefix_is_called_and_taken_off(family: str, attention: str) -> No
     """Where it is not refused the gate learns at once, keys and values after it, under either attention; the base's
     attention is its own again after each call."""
     base, _ = tiny(family)
-    base.set_attn_implementation(attention)
+    if family != "speech2text-seq2seq":  # knows but one
+        base.set_attn_implementation(attention)
+    attention = base.config._attn_implementation
     model = _model("latent_prefix", family, base, length=3)
     program = model.active_programs()[0]
     model.train()
