@@ -28,7 +28,7 @@ class LatentShiftConfig(LayerOptions):
     layers: list[int] | None = option([0], "Before which layers; None is all that are read.")
     per_frame: bool = option(False, "A vector for each position, not one for all.")
     positions: int | None = option(
-        None, "Filled in: positions of the canvas, where there is a vector for each.", low=1
+        None, "Filled in: positions of the canvas, where there is a vector for each.", low=1, high=10**6
     )
 
     def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
