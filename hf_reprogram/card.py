@@ -177,8 +177,8 @@ def _limits(config: ReprogramConfig) -> str:
     always = " It answers with one of its labels whatever the row is." if chooses else ""
     return (
         f"## Limits\n\nIt works with exactly this base and {processor}: loading checks their fingerprints. Loading "
-        "reads JSON and safetensors, and runs nothing of it. A program inherits what the base knows and gets wrong, its "
-        f"biases included.{always} Compare it with a classical model on your own rows, and look at its errors, before "
+        "reads JSON and safetensors, and runs nothing of it. A program inherits what the base knows and gets wrong, "
+        f"its biases included.{always} Compare it with a classical model on your own rows, and look at its errors, before "
         "anything depends on it."
     )
 
