@@ -76,7 +76,7 @@ class Linear(Mapping):
 
     - `ridge` (default): least squares on one-hot labels (on -1 and 1 for several labels to a row, on the numbers
       themselves for regression) in closed form, the penalty chosen by exact leave-one-out error on the grid
-      10^j tr(Z'Z) / min(N, K), j = -4 ... 3, Z centred (scikit-learn's RidgeCV, float64).
+      10^j tr(Z'Z) / min(N, K), j = -4 ... 3, Z centred (scikit-learn's RidgeCV, float64); one row per label: j = -1.
     - `logistic`: L2 logistic regression on standardised features; the standardisation is folded into the map.
     - `gradient`: trained with the program, from small random numbers or from the ridge or logistic solution.
 
@@ -148,7 +148,10 @@ class Linear(Mapping):
         if self._logistic:
             matrix, bias = logistic(z, self._complete(y), self.options.inverse_penalty)
         elif self.problem_type == "single_label_classification":
-            matrix, bias, *_ = ridge(z, np.eye(len(self.labels))[self._complete(y)])
+            # Where no label has two rows, the one left out is of a label unseen: the best guess is the mean, and the
+            # largest penalty would win.
+            penalties = None if np.bincount(self._complete(y)).max() > 1 else [fixed_penalty(z)]
+            matrix, bias, *_ = ridge(z, np.eye(len(self.labels))[y], penalties)
         else:  # labels 0 and 1 become -1 and 1, so that a score above zero means yes
             matrix, bias, *_ = ridge(z, y * 2.0 - 1 if self.problem_type == "multi_label_classification" else y)
         self.matrix.copy_(torch.from_numpy(matrix))
@@ -185,12 +188,19 @@ def ridge(
     """
     from sklearn.linear_model import RidgeCV
 
-    if penalties is None:
-        scale = float(np.square(z - z.mean(0)).sum()) / min(z.shape)
-        # With two rows or fewer, leaving one out leaves nothing to fit: the middle of the grid.
-        penalties = [10.0**j * max(scale, 1e-12) for j in (range(-4, 4) if len(z) > 2 else [0])]
+    if penalties is None:  # with two rows or fewer, leaving one out leaves nothing to fit
+        penalties = [10.0**j * _scale(z) for j in range(-4, 4)] if len(z) > 2 else [fixed_penalty(z)]
     found = RidgeCV(alphas=penalties).fit(z, target)
     return np.atleast_2d(found.coef_), np.atleast_1d(found.intercept_), float(found.alpha_), -float(found.best_score_)
+
+
+def _scale(z: np.ndarray) -> float:
+    return max(float(np.square(z - z.mean(0)).sum()) / min(z.shape), 1e-12)
+
+
+def fixed_penalty(z: np.ndarray) -> float:
+    """The penalty where leaving one out tells nothing: tr(Z'Z) / (10 min(N, K)), Z centred."""
+    return 0.1 * _scale(z)
 
 
 def logistic(z: np.ndarray, y: np.ndarray, inverse_penalty: float) -> tuple[np.ndarray, np.ndarray]:

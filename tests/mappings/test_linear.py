@@ -8,7 +8,7 @@ import torch
 
 from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.errors import ConfigError, DataError
-from hf_reprogram.mappings.linear import LinearConfig, logistic, ridge
+from hf_reprogram.mappings.linear import LinearConfig, fixed_penalty, logistic, ridge
 from hf_reprogram.model import get_reprogram_model
 from hf_reprogram.testing import LABELS, LANGUAGE_MODELS, ROWS, logits_of, tiny
 
@@ -55,6 +55,25 @@ def test_the_penalty_with_the_least_error_is_chosen_from_the_grid() -> None:
 def test_two_rows_get_a_fixed_penalty() -> None:
     matrix, bias, _, _ = ridge(np.array([[0.0, 1.0], [1.0, 0.0]]), np.eye(2))
     assert np.isfinite(matrix).all() and np.isfinite(bias).all()
+
+
+def test_one_row_per_label_gets_a_fixed_penalty() -> None:
+    """Leaving one out leaves no row of its label: its error falls with the penalty and would choose the largest."""
+    z, target = Z[[0, 4, 7]], np.eye(3)
+    scale = np.square(z - z.mean(0)).sum() / 3
+    assert ridge(z, target)[2] == pytest.approx(1000 * scale)
+    base, tokenizer = tiny("bert")
+    config = ReprogramConfig(
+        program={"type": "none", "template": "{text}"},
+        mapping=LinearConfig(on="state", pool="mean"),
+        labels=list("abc"),
+    )
+    mapping = get_reprogram_model(base, config, tokenizer).active_mapping()
+    z = torch.randn(6, mapping.matrix.shape[1], generator=torch.Generator().manual_seed(0))
+    for rows, penalties in ((3, [fixed_penalty(z[:3].double().numpy())]), (6, None)):
+        mapping.fit(z[:rows], torch.arange(rows) % 3)
+        matrix, *_ = ridge(z[:rows].double().numpy(), np.eye(3)[np.arange(rows) % 3], penalties)
+        np.testing.assert_allclose(mapping.matrix.numpy(), matrix, atol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
