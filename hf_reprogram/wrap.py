@@ -78,6 +78,8 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
         _mind_the_space(config, backbone, tokenizer)
     else:
         config.canvas = _canvas(config.canvas or CanvasConfig(), backbone)
+        for part in config.programs:
+            part.resolve(config.canvas, backbone)
     config.base_model_name_or_path = backbone.base.config._name_or_path or None
     config.base_auto_class = backbone.auto_class
     config.embedding_rms = remembered(backbone.base, "rms", lambda _: backbone.rms())
