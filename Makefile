@@ -37,13 +37,14 @@ demo: $(READY) ## teach frozen SmolLM2 to judge reviews from 32 sentences; resul
 
 test: $(READY) ## the tests that every change must pass
 	@echo "==> models and data"
-	@$(RUN) scripts/fetch_models.py smollm2-135m vader-amazon minilm-l6 mistral-tokenizer
+	@$(RUN) scripts/fetch_models.py smollm2-135m vader-amazon minilm-l6 mistral-tokenizer crepe-tiny
 	@echo "==> tests"
 	@$(PYTEST) -m "not slow" -n $(WORKERS) -q --durations=10
 
 test-slow: $(READY) ## the tests that need whole real models, or minutes
 	@echo "==> models and data"
-	@$(RUN) scripts/fetch_models.py smollm2-135m vader-amazon minilm-l6 mistral-tokenizer
+	@$(RUN) scripts/fetch_models.py smollm2-135m vader-amazon minilm-l6 mistral-tokenizer \
+		crepe-tiny moonshine-tiny whisper-tiny.en ge2e
 	@echo "==> slow tests"
 	@$(PYTEST) -m slow --durations=10
 

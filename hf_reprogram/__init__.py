@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "AutoReprogramModel": "auto",
     "Batch": "batch",
+    "CanvasConfig": "canvas",
     "Mapping": "mappings.base",
     "MappingOptions": "mappings.base",
     "Program": "programs.base",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -94,6 +95,7 @@ def _load_base(config: ReprogramConfig, name: str | None, where: Any, kwargs: di
     dtype = (config.fingerprint or {}).get("dtype")
     if dtype in DTYPES:  # that of training: bytes of a cast base are other bytes, and its scores other scores
         kwargs = {"dtype": getattr(torch, dtype), **kwargs}
+    import_module("hf_reprogram.sources")  # models that transformers lacks: its auto classes know them from then on
     with _explained(where, f"its base {name!r}", "the base where it was", "base_model", kwargs.get("token")):
         return getattr(transformers, auto_class).from_pretrained(name, **kwargs)
 

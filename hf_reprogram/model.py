@@ -23,7 +23,7 @@ from .processors import check_processor
 from .reprogrammed import Reprogrammed
 from .template import columns, parse
 from .tuner import build_parts, check_adapter_name
-from .wrap import as_artefact, collator_of, config_of, parts_for, resolve, start, watch_rates, wrap
+from .wrap import as_artefact, check_config, collator_of, config_of, parts_for, resolve, start, watch_rates, wrap
 
 
 logger = logging.getLogger(__name__)
@@ -402,6 +402,7 @@ def get_reprogram_model(
         ConfigError, TemplateError: parts that do not fit the base or the tokenizer.
     """
     check_adapter_name(adapter_name)
+    check_config(config)
     wrapped = wrap(model, processing_class)
     try:
         resolved = resolve(config, wrapped.backbone, processing_class)

@@ -175,7 +175,7 @@ class Reprogrammed(nn.Module):
     def _read_before(self, readout: Tensor, rows: Tensor | None) -> Readout:
         reading = self.mapping.readings(Batch())[0][1]
         if rows is not None or self.disabled or reading.kind == "base":
-            why = "rows" if rows is not None else "a disabled program" if self.disabled else "no mapping"
+            why = "rows to run" if rows is not None else "a disabled program" if self.disabled else "no mapping"
             raise UsageError("readout", f"given with {why}", "what the active mapping reads, alone")
         return Readout(readout, kind=reading.kind)
 

@@ -261,7 +261,7 @@ def generate(model: Any, rows: Any = None, **kwargs: Any) -> Tensor:
         fix = 'model.generate(["a text"], max_new_tokens=8), or hr.pipeline("text-generation", model)'
         raise UsageError("generate(rows)", given, "texts or dict rows, which the template lays out", fix)
     collator, device = model.collator(disabled=model.reprogrammed.disabled), model.backbone.device
-    collator.pad_left()
+    collator.for_writing()
     columns = collator.stack(collator.lay_out(as_rows(rows, model.text_column()), labelled=False))
     columns = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in columns.items()}
     return model.reprogrammed.generate(columns, **kwargs)

@@ -57,22 +57,26 @@ def wrap(base: PreTrainedModel, processor: Any = None) -> Reprogrammed:
     return wrapped
 
 
+def check_config(config: Any) -> None:
+    """Raise where what stands in the config's place is none."""
+    if not isinstance(config, ReprogramConfig):
+        what = f"{config!r} is a {type(config).__name__}"[:120]
+        raise ConfigError("config", what, "a ReprogramConfig", "the order is (model, config, processing_class)")
+
+
 def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> ReprogramConfig:
     """A copy of the config with what base and processor fill in."""
-    if not isinstance(config, ReprogramConfig):
-        what, order = (
-            f"{config!r} is a {type(config).__name__}"[:120],
-            "the order is (model, config, processing_class)",
-        )
-        raise ConfigError("config", what, "a ReprogramConfig", order)
+    check_config(config)
     config = copy.deepcopy(config)
     config.validate()
     for part in (*config.programs, config.mapping):
         part.validate()  # again: a field may have been set since
     tokenizer = tokenizer_of(processor)
-    config.mapping.suits(backbone.gives, type(backbone.base).__name__)
     _check_stages(config, backbone)
+    # Asked before words become tokens, so that a base without a vocabulary is told so, and after: some have several.
+    config.mapping.suits(backbone.gives, type(backbone.base).__name__)
     config.mapping.resolve(tokenizer, config.labels)
+    config.mapping.suits(backbone.gives, type(backbone.base).__name__)
     if backbone.modality == "text":
         _check_answer(config, backbone, tokenizer)
         _mind_the_space(config, backbone, tokenizer)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_reprogram.registry import KINDS, method_class, names
-from hf_reprogram.testing import FAMILIES, pair_config, suits, tiny
+from hf_reprogram.testing import AUDIO_FAMILIES, FAMILIES, pair_config, program_config, suits, tiny
 
 
 ROOT = Path(__file__).parents[1]
@@ -43,21 +43,31 @@ def methods() -> str:
 def families() -> str:
     """Which mapping reads which base, with which programs: what tests/contract/test_pairs.py runs, pair by pair."""
     mappings, alike = names("mapping"), {}
-    for family in FAMILIES:
+    for family in (*FAMILIES, *AUDIO_FAMILIES):
         cells = tuple(_programs(mapping, family) for mapping in mappings)
         alike.setdefault(cells, []).append(f"`{type(tiny(family)[0]).__name__}`")
     rows = [["base", *(f"`{m}`{_notes('mapping', m)}" for m in mappings)], ["---", *["---"] * len(mappings)]]
     rows += [[", ".join(bases), *cells] for cells, bases in alike.items()]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    programs = ", ".join(f"`{p}`{_notes('program', p)}" for p in names("program"))
+    programs = "; ".join(
+        f"{word}: " + ", ".join(f"`{p}`{_notes('program', p)}" for p in _acting(family))
+        for word, family in (("text", FAMILIES[0]), ("a wave", "wav2vec2-classifier"), ("features", "ast-classifier"))
+    )
     notes = "\n".join(f"{i}. `{name}`: {what}" for i, (_, name, what) in enumerate(_exceptions(), 1))
-    return "\n\n".join(part for part in (table, f"yes: with every program ({programs}).", notes) if part)
+    return "\n\n".join(
+        part for part in (table, f"yes: with every program that can act on such a base ({programs}).", notes) if part
+    )
 
 
 def _programs(mapping: str, family: str) -> str:
-    """The programs with which a mapping runs on a family: `yes` for all of them."""
+    """The programs with which a mapping runs on a family: `yes` for all that act on it."""
     fit = [p for p in names("program") if suits(pair_config(p, mapping, family), family)]
-    return "yes" if fit == names("program") else ", ".join(f"`{p}`" for p in fit) or "-"
+    return "yes" if fit == _acting(family) else ", ".join(f"`{p}`" for p in fit) or "-"
+
+
+def _acting(family: str) -> list[str]:
+    """Programs that can act on a family, whatever reads it."""
+    return [p for p in names("program") if suits(program_config(p, family), family)]
 
 
 def _exceptions() -> list[tuple[str, str, str]]:

@@ -49,6 +49,38 @@ def mistral_tokenizer() -> Path:
     return _asset("mistral-tokenizer")
 
 
+@pytest.fixture(scope="session")
+def crepe() -> Path:
+    """The folder of CREPE tiny, fetched by the Makefile."""
+    return _asset("crepe-tiny")
+
+
+@pytest.fixture(scope="session")
+def ge2e() -> Path:
+    """The folder of the GE2E speaker encoder, fetched for the slow tests."""
+    return _asset("ge2e")
+
+
+@pytest.fixture(scope="session")
+def moonshine() -> Path:
+    """The folder of Moonshine tiny, fetched for the slow tests."""
+    return _asset("moonshine-tiny")
+
+
+@pytest.fixture(scope="session")
+def whisper() -> Path:
+    """The folder of Whisper tiny.en, fetched for the slow tests."""
+    return _asset("whisper-tiny.en")
+
+
+@pytest.fixture(scope="session")
+def attention_rnn(shared: Path) -> Path:
+    """The folder of the keyword spotter, made from what lies in `shared`."""
+    import fetch_models
+
+    return fetch_models.fetch("attention-rnn", quiet=True)
+
+
 def _asset(name: str) -> Path:
     import fetch_models
 

@@ -71,9 +71,10 @@ class AudioBackbone(Backbone):
     @property
     def body(self) -> nn.Module:
         """The module that gives hidden states: the encoder."""
-        if self.base.config.is_encoder_decoder or hasattr(self.base, "encoder"):
-            encoder = self.base.get_encoder() if self.kind == "speech-seq2seq" else self.base.encoder
-            return self.base if self.kind == "speech-encoder" else encoder
+        if self.kind == "speech-seq2seq":
+            return self.base.get_encoder()
+        if self.kind == "speech-classifier" and hasattr(self.base, "encoder"):  # Whisper's has no body of that name
+            return self.base.encoder
         return self.base.base_model
 
     @cached_property
@@ -97,7 +98,8 @@ class AudioBackbone(Backbone):
     def state_size(self, pool: str = "mean", layer: int | None = None) -> int:
         """Size of what a `state` Reading gives."""
         sizes = getattr(self.base.config, "state_sizes", None)  # of `hidden_states`, where they differ
-        width = self.width if sizes is None else sizes[-1 if layer is None else self.layer_index(layer)]
+        place = -1 if layer is None else self.layer_index(layer)
+        width = self.width if sizes is None else sizes[place]
         return width * (2 if pool == "statistics" else 1)
 
     def layer_index(self, layer: int) -> int:

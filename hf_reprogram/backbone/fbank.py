@@ -1,4 +1,4 @@
-"""Log-mel energies in torch: Whisper's and Kaldi's, differentiable and batched, with what they need of fixed tensors."""
+"""Log-mel energies in torch, differentiable and batched: Whisper's and Kaldi's, and the fixed tensors they need."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.audio_utils import mel_filter_bank, window_function
 
 
 class Fixed:
@@ -49,7 +48,7 @@ class WhisperMel:
         self.window = Fixed(torch.hann_window(n_fft, device="cpu"))  # periodic; a symmetric one errs by 0.017
 
     def __call__(self, wave: Tensor, canvas: int) -> Tensor:
-        """(batch, samples) -> (batch, mels, canvas // hop): the wave is cut, or followed by zeros, to `canvas` samples.
+        """(batch, samples) -> (batch, mels, canvas // hop): the wave cut to `canvas` samples, or filled with zeros.
 
         Frames that see none of the wave are at the floor; they are filled in, not computed.
         """
@@ -58,7 +57,7 @@ class WhisperMel:
         # Padded, then framed: the last frames of a clip reach into the silence behind it, not into its mirror image.
         wave = F.pad(wave, (0, heard - wave.shape[1]))  # (batch, heard); a negative pad cuts
         bins = torch.stft(wave, self.n_fft, self.hop, window=self.window.like(wave), return_complex=True)[..., :-1]
-        power = bins.real.square() + bins.imag.square()  # (batch, frequencies, frames); has a gradient at 0, abs not
+        power = bins.real.square() + bins.imag.square()  # (batch, frequencies, frames)
         log = (self.mel.like(wave).T @ power).clamp(min=self.FLOOR).log10()  # (batch, mels, frames)
         return F.pad(log, (0, canvas // self.hop - log.shape[-1]), value=math.log10(self.FLOOR))
 
@@ -74,7 +73,7 @@ class KaldiMel:
 
     HOP, FFT, PREEMPHASIS, FLOOR = 160, 512, 0.97, 2.0**-23
 
-    def __init__(self, window: np.ndarray, mel: np.ndarray, scale: float) -> None:
+    def __init__(self, window: np.ndarray | Tensor, mel: np.ndarray | Tensor, scale: float) -> None:
         self.length, self.window, self.mel, self.scale = len(window), Fixed(window), Fixed(mel), scale
 
     def frames(self, samples):
@@ -96,20 +95,21 @@ class KaldiMel:
         return (power @ self.mel.like(wave)).clamp(min=self.FLOOR).log()
 
 
-def kaldi_window(name: str) -> np.ndarray:
-    """Kaldi's window of 25 ms at 16 kHz: `hann` or `povey`, both symmetric."""
-    return window_function(400, name, periodic=False)
+def kaldi_window(power: float = 1.0) -> Tensor:
+    """Kaldi's window of 25 ms at 16 kHz: the symmetric Hann window to a power, 0.85 for the one called povey."""
+    return torch.hann_window(400, periodic=False, device="cpu").pow(power)
 
 
-def kaldi_filters(mels: int, sampling_rate: int) -> np.ndarray:
-    """Kaldi's triangles from 20 Hz to half the rate: (frequencies, mels). Of 128 one is empty."""
-    return mel_filter_bank(
-        num_frequency_bins=KaldiMel.FFT // 2 + 1,
-        num_mel_filters=mels,
-        min_frequency=20,
-        max_frequency=sampling_rate // 2,
-        sampling_rate=sampling_rate,
-        norm=None,
-        mel_scale="kaldi",
-        triangularize_in_mel_space=True,
-    )
+def kaldi_filters(mels: int, sampling_rate: int) -> Tensor:
+    """Kaldi's triangles from 20 Hz to half the rate, straight in mels: (frequencies, mels). Of 128 one is empty.
+
+    They and the window are made in float32 as torchaudio makes them. transformers' own in float64 would be 2e-4 off in
+    a weak band, and half a unit in one that holds nothing but the rounding of a loud one.
+    """
+    frequencies = torch.arange(KaldiMel.FFT // 2, device="cpu") * (sampling_rate / KaldiMel.FFT)
+    position = (1127.0 * (1.0 + frequencies / 700.0).log())[:, None]  # (frequencies, 1)
+    low, high = (1127.0 * math.log(1.0 + f / 700.0) for f in (20.0, sampling_rate / 2))
+    corners = low + torch.arange(mels + 2, device="cpu") * ((high - low) / (mels + 1))
+    left, centre, right = corners[:-2], corners[1:-1], corners[2:]  # each (mels,)
+    rising, falling = (position - left) / (centre - left), (right - position) / (right - centre)
+    return F.pad(torch.minimum(rising, falling).clamp(min=0), (0, 0, 0, 1))  # nothing at half the rate itself

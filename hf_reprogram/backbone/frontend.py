@@ -196,7 +196,7 @@ class AST(Kaldi):
 
     def __init__(self, extractor: Any) -> None:
         mel = kaldi_filters(extractor.num_mel_bins, extractor.sampling_rate)
-        super().__init__(extractor, kaldi_window("hann"), mel, scale=1.0)
+        super().__init__(extractor, kaldi_window(), mel, scale=1.0)
         self._only_16_khz()
         self.canvas = self.mel.samples(self.constants["max_length"])
 
@@ -226,7 +226,10 @@ class SeamlessM4T(Kaldi):
             raise self._refusal(f"has stride={self.constants['stride']}, and gives no mask then", "stride=2")
 
     def _features(self, wave: Tensor, inside: Tensor) -> dict[str, Tensor]:
-        energies, real = self._energies(wave, inside)
+        # The extractor's spectra are float64, and a quiet band beside a loud one shows it. Apple's GPUs have none.
+        exact = wave if wave.device.type == "mps" else wave.double()
+        energies, real = self._energies(exact, inside)
+        energies = energies.to(wave.dtype)
         centred, variance = _moments(energies, real, less=1)
         normed = centred / (variance + self.EPSILON).sqrt()
         normed = torch.where(real, normed, self.constants["padding_value"])  # (batch, frames, mels)
@@ -254,7 +257,7 @@ class Speech2Text(Kaldi):
 
     def __init__(self, extractor: Any) -> None:
         mel = kaldi_filters(extractor.num_mel_bins, extractor.sampling_rate)
-        super().__init__(extractor, kaldi_window("povey"), mel, scale=2.0**15)
+        super().__init__(extractor, kaldi_window(0.85), mel, scale=2.0**15)
         self._only_16_khz()
 
     def _features(self, wave: Tensor, inside: Tensor) -> dict[str, Tensor]:

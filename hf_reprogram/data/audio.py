@@ -97,6 +97,9 @@ class AudioCollator:
             made.append(clip)
         return made
 
+    def for_writing(self) -> None:
+        """Nothing: a base that hears writes after the same canvas."""
+
     def stack(self, made: Sequence[Clip]) -> dict[str, Any]:
         """Clips on their canvases as one batch."""
         placed = [

@@ -114,7 +114,7 @@ class TextCollator:
             made.append(out)
         return made
 
-    def pad_left(self) -> None:
+    def for_writing(self) -> None:
         """Pad on the left from now on, and score no words: what generation needs (N32)."""
         if self.facts.answer == "last":
             self.facts = replace(self.facts, padding_side="left")

@@ -57,6 +57,16 @@ class AttentionRnnConfig(PreTrainedConfig):
     hidden_dims: tuple[int, int] | list[int] = (64, 32)
     batch_norm_eps: float = 1e-3
 
+    @property
+    def hidden_size(self) -> int:
+        """Width of the recurrent layers' output."""
+        return 2 * self.lstm_hidden
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """Widths of `hidden_states`, which differ."""
+        return (self.num_mel_bins, self.hidden_size, self.hidden_size, *self.hidden_dims)
+
 
 class _LogMel(nn.Module):
     """Log-mel spectrum whose clips have mean 0 and deviation 1 each."""

@@ -72,6 +72,16 @@ class CrepeConfig(PreTrainedConfig):
             self.label2id = {name: i for i, name in self.id2label.items()}
         super().__post_init__(**kwargs)
 
+    @property
+    def hidden_size(self) -> int:
+        """Channels of the last block."""
+        return self.channels[-1]
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """Widths of `hidden_states`, which differ."""
+        return tuple(self.channels)
+
 
 class LongConv(nn.Conv1d):
     """A convolution whose kernel is nearly as long as its input, several times faster on a CPU than torch's own.

@@ -67,6 +67,14 @@ def _speech2text() -> tuple[Any, Any]:
     return t.Speech2TextForConditionalGeneration(config), t.Speech2TextFeatureExtractor()
 
 
+def _attention_rnn() -> tuple[Any, Any]:
+    from ..sources import AttentionRnnConfig, AttentionRnnForAudioClassification
+    from ..sources.parts import feature_extractor
+
+    config = AttentionRnnConfig(num_labels=7, num_mel_bins=20, lstm_hidden=8, hidden_dims=(12, 8), n_fft=256)
+    return AttentionRnnForAudioClassification(config), feature_extractor(config)
+
+
 _BASES: dict[str, Made] = {
     "wav2vec2-classifier": _wav2vec2(t.Wav2Vec2ForSequenceClassification),
     "wav2vec2-ctc": _wav2vec2(t.Wav2Vec2ForCTC),
@@ -76,6 +84,7 @@ _BASES: dict[str, Made] = {
     "moonshine-seq2seq": _moonshine,
     "ast-classifier": _ast,
     "wav2vec2bert-classifier": _wav2vec2_bert,
+    "attentionrnn-classifier": _attention_rnn,
 }
 # Proved to run and to learn through, but not taken through every check: their front ends are those of the others.
 _KIN: dict[str, Made] = {

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,10 @@ def load_base(base: BaseRecipe) -> tuple[Any, Any]:
     options: dict[str, Any] = {} if base.dtype is None else {"dtype": getattr(torch, base.dtype)}
     hub = {} if base.revision is None else {"revision": base.revision}
     try:
+        sources = import_module("hf_reprogram.sources")  # models that transformers lacks
         named = transformers.AutoConfig.from_pretrained(base.model, **hub).architectures or ["none"]
-        cls = getattr(transformers, base.auto_class or named[0], None)
+        wanted = base.auto_class or named[0]
+        cls = getattr(transformers, wanted, None) or getattr(sources, wanted, None)
         if cls is None:
             fix = f"base.auto_class: one of {', '.join(AUTO_CLASSES)}"
             raise ConfigError("base.model", f"{base.model!r} names the class {named[0]!r}", "one of transformers", fix)

@@ -37,7 +37,7 @@ def _model(family: str, **options: object) -> ReprogramModel:
 def _by_hand(model: ReprogramModel, text: str) -> list[float]:
     """log p of every word, one token after the other through the base's own forward."""
     collator, backbone = model.collator(), model.backbone
-    collator.pad_left()  # lays out the row without words
+    collator.for_writing()  # lays out the row without words
     columns = collator.stack(collator.lay_out([{"text": text}]))
     found = []
     for word in model.active_mapping().options.continuations():

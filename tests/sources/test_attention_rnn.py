@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForAudioClassification
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from hf_reprogram.errors import DataError
 from hf_reprogram.sources import AttentionRnnConfig, AttentionRnnForAudioClassification
@@ -113,3 +115,65 @@ def test_output_is_a_tuple_where_that_is_asked_for(model):
 def test_what_is_no_batch_of_waves_is_refused(model, shape: tuple[int, ...]):
     with pytest.raises(DataError, match=r"input_values: shape .*Expected \(batch, samples\)"):
         model(torch.zeros(shape))
+
+
+# The real one, where ../shared lies beside the checkout --------------------------------------------------------------
+
+
+def test_published_check_values(attention_rnn: Path):
+    """assets-speech.md 3.1: a rising tone of one second."""
+    model = AutoModelForAudioClassification.from_pretrained(attention_rnn, local_files_only=True)
+    extractor = AutoFeatureExtractor.from_pretrained(attention_rnn, local_files_only=True)
+    time = torch.arange(16000, dtype=torch.float64) / 16000
+    tone = 0.5 * torch.sin(2 * torch.pi * (100 * time + 950 * time**2))
+    columns = extractor(tone.float().numpy(), sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        output = model(**columns, output_hidden_states=True)
+
+    first_bands, embedding = output.hidden_states[0][0, 0, :3], output.hidden_states[-1][0, 0, :4]
+    torch.testing.assert_close(first_bands, torch.tensor([1.8236, 2.1135, 2.4810]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(embedding, torch.tensor([5.3519, 0.5746, 5.3037, 2.6140]), atol=1e-3, rtol=0)
+    top = output.logits[0].topk(5)
+    assert [model.config.id2label[i] for i in top.indices.tolist()] == ["one", "right", "nine", "backward", "marvin"]
+    torch.testing.assert_close(top.values, torch.tensor([25.862, 14.866, 12.927, 9.950, 9.010]), atol=2e-3, rtol=0)
+
+
+def test_its_own_mel_bank_is_transformers_up_to_half_precision(attention_rnn: Path):
+    loaded = AutoModelForAudioClassification.from_pretrained(attention_rnn, local_files_only=True)
+    computed = AttentionRnnForAudioClassification(AttentionRnnConfig())
+    torch.testing.assert_close(loaded.features.spectrum.mel, computed.features.spectrum.mel, atol=5e-4, rtol=0)
+
+
+def test_it_agrees_with_the_reference_in_value_and_gradient(
+    attention_rnn: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(str(shared / "assets"))
+    reference, words = import_module("attrnn_reference").load(shared / "models" / "attrnn-speech-commands-v2-35")
+    model = AutoModelForAudioClassification.from_pretrained(attention_rnn, local_files_only=True)
+    assert list(model.config.id2label.values()) == words
+
+    wave = 0.1 * torch.randn(2, 16000, requires_grad=True)
+    ours, theirs = model(wave).logits, reference(wave)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    (gradient,), (expected,) = (torch.autograd.grad(out[:, 3].sum(), wave) for out in (ours, theirs))
+    torch.testing.assert_close(gradient, expected, atol=1e-3 * expected.abs().max().item(), rtol=0)
+
+
+@pytest.mark.slow
+def test_it_knows_ninety_four_of_a_hundred_commands(attention_rnn: Path, shared: Path):
+    """The ten words of the packed Speech Commands test: 0.940 (assets-speech.md 3.1)."""
+    import soundfile
+
+    model = AutoModelForAudioClassification.from_pretrained(attention_rnn, local_files_only=True)
+    folder = shared / "data" / "gsc12"
+    sound, _ = soundfile.read(folder / "test.ogg", dtype="float32")
+    with (folder / "index.csv").open(newline="", encoding="utf-8") as lines:
+        rows = [r for r in csv.DictReader(lines) if r["split"] == "test" and not r["label"].startswith("_")]
+    clips = torch.zeros(len(rows), 16000)
+    for clip, row in zip(clips, rows, strict=True):
+        start, length = int(row["start"]), min(int(row["length"]), 16000)
+        clip[:length] = torch.from_numpy(sound[start : start + length])
+    with torch.no_grad():
+        found = torch.cat([model(part).logits.argmax(1) for part in clips.split(40)])
+    hits = sum(model.config.id2label[i] == row["label"] for i, row in zip(found.tolist(), rows, strict=True))
+    assert (len(rows), hits) == (400, 376)

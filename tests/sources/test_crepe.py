@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
-from transformers import AutoModelForAudioClassification
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from hf_reprogram.errors import DataError
 from hf_reprogram.sources import CrepeConfig, CrepeForAudioClassification
@@ -142,3 +142,22 @@ def test_auto_class_loads_what_was_saved_bit_for_bit(model, tmp_path: Path):
 def test_a_frame_of_another_length_is_refused(model, shape: tuple[int, ...]):
     with pytest.raises(DataError, match=r"input_values: shape .*Expected \(batch, 64\): CREPE hears one frame"):
         model(torch.zeros(shape))
+
+
+# The real one --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hertz", "label", "confidence"), [(110, 108, 0.8740), (440, 228, 0.9268), (1000, 298, 0.8602)]
+)
+def test_published_check_values(crepe: Path, hertz: int, label: int, confidence: float):
+    """assets-speech.md 3.4: a sine with 512 zeros before it, the frame that starts 50 times 160 samples later."""
+    model = AutoModelForAudioClassification.from_pretrained(crepe, local_files_only=True)
+    extractor = AutoFeatureExtractor.from_pretrained(crepe, local_files_only=True)
+    time = torch.arange(50 * 160 - 512, 50 * 160 + 512, dtype=torch.float64) / 16000
+    frame = (0.5 * torch.sin(2 * torch.pi * hertz * time)).float()
+    columns = extractor(frame.numpy(), sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        best = model(**columns).logits[0].sigmoid().max(0)
+    assert best.indices == label
+    assert best.values.item() == pytest.approx(confidence, abs=1e-4)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoFeatureExtractor, AutoModel
 
 from hf_reprogram.errors import DataError
 from hf_reprogram.sources import Ge2eConfig, Ge2eModel
@@ -95,7 +95,32 @@ def test_auto_class_loads_what_was_saved_bit_for_bit(model, tmp_path: Path):
     assert torch.equal(loaded(wave).pooler_output, model(wave).pooler_output)
 
 
+def test_a_checkpoint_without_a_mel_bank_gets_the_computed_one(model, tmp_path: Path):
+    """Transformers makes the model without content first: what the file lacks must be filled, not left as it lay."""
+    model.save_pretrained(tmp_path, state_dict={k: v for k, v in model.state_dict().items() if k != "spectrum.mel"})
+    loaded, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert report["missing_keys"] == {"spectrum.mel"}
+    assert torch.equal(loaded.spectrum.mel, model.spectrum.mel)
+
+
 @pytest.mark.parametrize("shape", [(400,), (2, 1, 400), (2, 0)])
 def test_what_is_no_batch_of_waves_is_refused(model, shape: tuple[int, ...]):
     with pytest.raises(DataError, match=r"input_values: shape .*Expected \(batch, samples\)"):
         model(torch.zeros(shape))
+
+
+# The real one --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_published_check_values(ge2e: Path):
+    """assets-speech.md 3.5: a rising tone of one second, which is one short window."""
+    model = AutoModel.from_pretrained(ge2e, local_files_only=True)
+    extractor = AutoFeatureExtractor.from_pretrained(ge2e, local_files_only=True)
+    time = torch.arange(16000, dtype=torch.float64) / 16000
+    tone = 0.5 * torch.sin(2 * torch.pi * (100 * time + 950 * time**2))
+    columns = extractor(tone.float().numpy(), sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        top = model(**columns).pooler_output[0].topk(5)
+    assert top.indices.tolist() == [20, 58, 133, 24, 127]
+    torch.testing.assert_close(top.values, torch.tensor([0.296, 0.209, 0.195, 0.191, 0.185]), atol=6e-4, rtol=0)

@@ -194,11 +194,11 @@ class TestForward:
         live, kept = model(**columns), model(readout=readout, labels=columns["labels"])
         assert torch.equal(kept.logits, live.logits) and torch.equal(kept.loss, live.loss)
 
-    @pytest.mark.parametrize("what", ["input_ids", "a disabled program", "no mapping"])
+    @pytest.mark.parametrize("what", ["rows to run", "a disabled program", "no mapping"])
     def test_what_it_cannot_stand_beside(self, what: str) -> None:
         base, tokenizer = tiny("llama")
         model = hr.get_reprogram_model(base, hr.ReprogramConfig(), tokenizer) if what == "no mapping" else built()
-        more = {"input_ids": torch.ones(1, 3, dtype=torch.long)} if what == "input_ids" else {}
+        more = {"input_ids": torch.ones(1, 3, dtype=torch.long)} if what == "rows to run" else {}
         with pytest.raises(UsageError, match=f"given with {what}"):
             if what == "a disabled program":
                 with model.disable_adapter():
