@@ -65,8 +65,7 @@ def test_generated_parts_are_up_to_date() -> None:
 def test_an_exception_of_a_method_is_a_footnote(monkeypatch: pytest.MonkeyPatch) -> None:
     cls = method_class("mapping", "verbalizer")
     monkeypatch.setattr(cls, "xfail", {"padding_changes_nothing": "it counts tokens."})
-    table = make_docs.families()
-    last = len(make_docs._exceptions())  # the verbalizer is the last method that has one
+    table, last = make_docs.families(), len(make_docs._exceptions())
     assert f"| `verbalizer` ({last}) |" in table and f"({last + 1})" not in table
     assert table.endswith(f"\n{last}. `verbalizer`: `padding_changes_nothing` does not hold: it counts tokens.")
 
