@@ -27,6 +27,7 @@ class Batch:
         answer_ids: (batch, tokens) the tokens of a label word whose probability is read there; -1 where it has fewer.
         input_values: (batch, samples) a wave in plain amplitude, on its canvas.
         signal_mask: (batch, samples) whether the row's own signal sits there.
+        offset: (batch,) number of the canvas's first sample on the source's own clock, where rows say it.
         input_features: (batch, mels, frames) a spectrogram as the base wants it.
         adapters: the program's name for every row, or None where all rows share the active one.
         hooks: (site name, function) pairs that the backbone installs for this call only.
@@ -41,6 +42,7 @@ class Batch:
     answer_ids: Tensor | None = None
     input_values: Tensor | None = None
     signal_mask: Tensor | None = None
+    offset: Tensor | None = None
     input_features: Tensor | None = None
     adapters: tuple[str, ...] | None = None
     hooks: tuple[tuple[str, Callable], ...] = ()

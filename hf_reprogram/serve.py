@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -283,24 +284,74 @@ class Explanation(dict):
                 "  (distances in lengths of an average token; 95 in 100 tokens have a neighbour within "
                 f"{self['slots'][0]['usual']:.2f})"
             )
+        lines += [f"  {facts_line(row)}" for row in (*self["facts"], *self["ratios"])]
         for key, value in self["mapping"].items():
             lines.append(f"  {key}: {value}")
         return "\n".join(lines)
 
 
-def explain(model: Any, neighbours: int = 3) -> Explanation:
-    """Nearest source tokens of every slot with their distances, and what the mapping reads.
+def facts_line(row: dict[str, Any]) -> str:
+    """A plain row of facts as text.
 
-    Distances are in lengths of an average token vector. `far` is true where a slot lies farther from its nearest token
-    than tokens lie from each other; such neighbours mean nothing.
+    Example:
+
+        >>> facts_line({"samples": 320, "rms": 0.012345})
+        'samples 320, rms 0.01235'
+    """
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+    )
+
+
+def explain(model: Any, neighbours: int = 3, rows: Any = None) -> Explanation:
+    """What the programs mean, and what the mapping reads.
+
+    Of vectors in slots: their nearest source tokens, at distances in lengths of an average token vector. `far` is true
+    where a slot lies farther from its nearest token than tokens lie from each other; such neighbours mean nothing. Of
+    sound: plain `facts`, and with `rows` how loud the signal is against what the program changes, by label.
+
+    Args:
+        neighbours: tokens per slot.
+        rows: dict rows of sound, for `ratios`.
     """
     programs = model.active_programs()
-    rows = [row for program in programs for row in program.explain(model.backbone)]
+    found = [row for program in programs for row in program.explain(model.backbone)]
+    slots = [row for row in found if "slot" in row]
     tokenizer = tokenizer_of(model.processing_class)
-    for row in rows:
+    for row in slots:
         ids = row["ids"][:neighbours]
         tokens = [tokenizer.decode([i]) if tokenizer is not None else f"<{i}>" for i in ids]
         row.update(ids=ids, tokens=tokens, distances=row["distances"][:neighbours])
     return Explanation(
-        program=" + ".join(p.options.type for p in programs), slots=rows, mapping=model.active_mapping().explain()
+        program=" + ".join(p.options.type for p in programs),
+        slots=slots,
+        facts=[row for row in found if "slot" not in row],
+        ratios=[] if rows is None else _ratios(model, rows),
+        mapping=model.active_mapping().explain(),
     )
+
+
+def _ratios(model: Any, rows: Any) -> list[dict[str, Any]]:
+    """Signal to program, in dB, of the rows of each label: energy of the canvas over that of what was changed."""
+    collator, made = _laid_out(model, rows, None)
+    if model.backbone.modality != "audio":
+        raise UsageError("explain(rows)", "rows for a model that reads", "None: the ratio is one of sounds")
+    energies: dict[Any, list[float]] = {}
+    with _asleep(model):
+        for index, columns in batches(model, collator, made, progress=False):
+            batch = model.reprogrammed.batch(**columns)
+            heard = batch
+            for program in model.active_programs():
+                heard = program(heard, model.backbone) if program.accepts == "wave" else heard
+            if heard.input_values.shape != batch.input_values.shape:
+                raise UsageError("explain(rows)", "a program that makes the canvas longer", "one that keeps it")
+            added = (heard.input_values - batch.input_values).square().sum(1).tolist()
+            for i, own, other in zip(index, batch.input_values.square().sum(1).tolist(), added, strict=True):
+                label = made[i].label
+                name = model.label_names(None)[label] if isinstance(label, int) else "all rows"
+                energies.setdefault(name, [0.0, 0.0])
+                energies[name] = [energies[name][0] + own, energies[name][1] + other]
+    return [
+        {"label": name, "signal to program dB": 10 * math.log10(max(own, 1e-20) / max(other, 1e-20))}
+        for name, (own, other) in sorted(energies.items())
+    ]

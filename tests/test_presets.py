@@ -10,8 +10,8 @@ import torch
 import hf_reprogram as hr
 from hf_reprogram import presets
 from hf_reprogram.errors import ConfigError
-from hf_reprogram.testing import AUDIO_ROWS, ROWS, build
-from hf_reprogram.testing.helpers import train_step
+from hf_reprogram.testing import AUDIO_ROWS, build
+from hf_reprogram.testing.helpers import rows_of, train_step
 
 
 WORDS = {"negative": [" bad"], "positive": [" good"]}
@@ -20,6 +20,9 @@ TABLE: dict[str, tuple[str, dict[str, Any], int, str | None, set[str]]] = {
     "warp": ("bert", {}, 8, "mask", {"program.0.slots", "mapping.vectors", "mapping.bias"}),
     "prompt_tuning": ("llama", {}, 20, "vocab", {"program.0.slots"}),
     "linear_probe": ("llama", {}, 0, None, {"mapping.matrix", "mapping.bias", "mapping.fitted"}),
+    "voice2series": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.indices"}),
+    "voice2series_code": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.indices"}),
+    "ar_scr": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.groups", "mapping.fitted"}),
 }
 
 
@@ -37,7 +40,7 @@ def test_a_preset_runs(name: str) -> None:
     model = build(config, family)
     train_step(model)
     assert set(model.base_model.state("default")) == saved
-    assert 0.0 <= model.evaluate(ROWS)["accuracy"] <= 1.0
+    assert 0.0 <= model.evaluate(rows_of(model))["accuracy"] <= 1.0
     assert presets.preset(name)["about"]
 
 
@@ -46,6 +49,31 @@ def test_warp_is_the_paper_s() -> None:
     config = hr.ReprogramConfig.from_preset("warp", labels=WORDS)
     assert config.program.template == "{prompt:3} {text} {prompt:3} {answer} {prompt:2}"
     assert config.mapping.rows == "trained"
+
+
+def test_voice2series_is_the_paper_s() -> None:
+    """S§1: 16 000 numbers in the gaps between copies, all 36 classes in random groups, floor(36 / C) each."""
+    config = hr.ReprogramConfig.from_preset("voice2series", labels=["a", "b"])
+    model = build(config, "wav2vec2-classifier")
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 16000
+    assert model.active_mapping().indices.shape == (2, 7 // 2)
+    assert config.program.mask and config.canvas.place == "copies"
+
+
+def test_voice2series_code_has_the_code_s_blocks() -> None:
+    """S§1: target c reads source c k ... c k + k - 1, k = 1 by default; the series stands once, as it comes."""
+    model = build(hr.ReprogramConfig.from_preset("voice2series_code", labels=["a", "b"]), "wav2vec2-classifier")
+    assert model.active_mapping().indices.tolist() == [[0], [1]]
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 16000
+
+
+def test_ar_scr_is_the_paper_s() -> None:
+    """S§2: 16 000 numbers over the whole second, two or three source classes to a word."""
+    model = build(hr.ReprogramConfig.from_preset("ar_scr", labels=["negative", "positive"]), "wav2vec2-classifier")
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 16000
+    assert model.active_mapping().groups.sum(1).tolist() == [3, 3]  # of seven classes one is left over
+    canvas = model.peft_config["default"].canvas
+    assert (canvas.samples, canvas.level) == (16000, "peak")
 
 
 def test_cross_lingual_asr_learns_by_the_base_s_own_letters() -> None:

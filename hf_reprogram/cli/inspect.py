@@ -44,8 +44,9 @@ def run(options: argparse.Namespace) -> int:
             raise
         found["slots"], found["left_out"] = None, error.what
     else:
-        found["slots"] = [dict(row) for row in model.explain()["slots"]]
-        found["mapping"]["state"] = model.active_mapping().explain()
+        said = model.explain()
+        found["slots"], found["facts"] = [dict(row) for row in said["slots"]], said["facts"]
+        found["mapping"]["state"] = said["mapping"]
     print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else page(found))
     return 0
 

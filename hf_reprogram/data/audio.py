@@ -35,26 +35,30 @@ class AudioLayout:
 
 @dataclass
 class Clip:
-    """One row: its signal at the base's rate, not on the canvas yet; program, label."""
+    """One row: its signal at the base's rate, not on the canvas yet; program, label, place on the source's clock."""
 
     adapter: str | None
     signal: np.ndarray
     label: int | list[float] | None = None
     where: str = "rows[0]"
+    offset: int | None = None
 
     def __len__(self) -> int:
         return 1  # on the canvas all are of one length
 
     def key(self) -> str:
-        """A digest of the signal."""
-        return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(self.signal).data)
+        """A digest of the signal, and of where it began."""
+        digest = xxhash.xxh3_64(np.ascontiguousarray(self.signal).data)
+        digest.update(b"" if self.offset is None else str(self.offset).encode())
+        return digest.hexdigest()
 
 
 class AudioCollator:
     """Rows to one batch. Plain data only, so that it travels to workers; a snapshot of the model's programs.
 
     A row holds `audio` (a path, the bytes of a file, `{"array": ..., "sampling_rate": ...}`, or what an Audio column
-    of `datasets` gives with `decode=False`) or `series` (a list of numbers, one per sample).
+    of `datasets` gives with `decode=False`) or `series` (a list of numbers, one per sample). An `offset` is the number
+    of the canvas's first sample, at the base's rate, on the clock of the source: a periodic program keeps its phase.
 
     Args:
         rate: samples per second of the base.
@@ -64,7 +68,7 @@ class AudioCollator:
 
     Returns of a call:
         dict of `input_values` (batch, samples) float32, `signal_mask` (batch, samples) bool: where the signal sits;
-        `labels` and `adapter_names` where the rows have them.
+        `labels`, `offset` (batch,) and `adapter_names` where the rows have them.
     """
 
     one_length = True  # on the canvas: no need to read every clip to sort them
@@ -88,7 +92,8 @@ class AudioCollator:
                     f"unknown program {name!r}",
                     fix=did_you_mean(name, self.layouts) + "; after add_adapter call collator() again",
                 )
-            clip = Clip(row.get("adapter"), self._signal(row, f"rows[{i}]"), where=f"rows[{i}]")
+            where = f"rows[{i}]"
+            clip = Clip(row.get("adapter"), self._signal(row, where), None, where, _offset(row, where))
             label = label_of(row) if labelled else None
             if label is not None:
                 clip.label = self._label(label, self.layouts[name], f"rows[{i}]['label']")
@@ -113,12 +118,14 @@ class AudioCollator:
         }
         if any(clip.adapter for clip in made):
             batch["adapter_names"] = [clip.adapter or self.active for clip in made]
-        labelled = [clip.label is not None for clip in made]
-        if any(labelled):
-            if not all(labelled):
-                what = "missing, and other rows of the batch have one"
-                raise DataError(f"rows[{labelled.index(False)}]['label']", what, "labels on all rows or on none")
-            batch["labels"] = torch.tensor([clip.label for clip in made])
+        for column, key in (("label", "labels"), ("offset", "offset")):
+            found = [getattr(clip, column) for clip in made]
+            if any(value is not None for value in found):
+                if None in found:
+                    what = "missing, and other rows of the batch have one"
+                    where = f"rows[{found.index(None)}][{column!r}]"
+                    raise DataError(where, what, f"{column}s on all rows or on none")
+                batch[key] = torch.tensor(found)
         return batch
 
     def _label(self, label: Any, layout: AudioLayout, where: str) -> int | list[float]:
@@ -131,16 +138,25 @@ class AudioCollator:
         """(n,) float32 at the base's rate."""
         given = [c for c in COLUMNS if row.get(c) is not None]
         if len(given) != 1:
-            if not given and set(row) <= {*LABEL_COLUMNS, "adapter"}:
+            if not given and set(row) <= {*LABEL_COLUMNS, "adapter", "offset"}:
                 fix = "Trainer dropped it: set TrainingArguments(remove_unused_columns=False)"
                 raise UsageError(f"{where}['audio']", f"missing: the row has only {sorted(row)}", None, fix)
-            odd = next((c for c in row if c not in (*LABEL_COLUMNS, "adapter")), "")
+            odd = next((c for c in row if c not in (*LABEL_COLUMNS, "adapter", "offset")), "")
             what = "both audio and series" if given else f"no sound: the columns are {sorted(row)}"
             raise DataError(where, what, "one column 'audio' or 'series'", did_you_mean(odd, COLUMNS))
         if given[0] == "series":
             return series_of(row["series"], f"{where}['series']")
         wave, rate = read_audio(row["audio"], f"{where}['audio']")
         return resampled(wave, rate, self.rate, f"{where}['audio']")
+
+
+def _offset(row: Mapping[str, Any], where: str) -> int | None:
+    value = row.get("offset")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise DataError(f"{where}['offset']", f"{value!r}", "a whole number of samples, from 0")
+    return int(value)
 
 
 def layout_of(config: ReprogramConfig) -> AudioLayout:

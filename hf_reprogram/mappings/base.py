@@ -137,6 +137,17 @@ class Mapping(nn.Module):
         return {}
 
 
+def check_enough(size: int, count: int, each: int, where: str) -> None:
+    """Raise a ConfigError where a base has fewer than `each` outputs for every one of `count` target labels."""
+    if size < count * each:
+        raise ConfigError(
+            where,
+            f"{each} source labels for each of {count} target labels, and the base has {size}",
+            f"at most {size // count}" if size >= count else "fewer target labels",
+            "linear maps any number of source outputs to any number of labels",
+        )
+
+
 def word_tokens(tokenizer: Any, word: str, where: str) -> list[int]:
     """The token ids of a label word.
 

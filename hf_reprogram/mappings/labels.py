@@ -13,11 +13,10 @@ from torch import Tensor
 from ..batch import Reading, Readout
 from ..errors import ConfigError, DataError
 from ..registry import option
-from .base import Mapping, MappingOptions
+from .base import Mapping, MappingOptions, check_enough
 
 
 logger = logging.getLogger(__name__)
-MOST = 6  # source labels for one target label where `per_label` is None (BAR, 2007.08714)
 
 
 @dataclass
@@ -40,12 +39,13 @@ class LabelsConfig(MappingOptions):
     method: str = option(
         "frequency",
         "How they are chosen: frequency (what the base says most often for rows of the label; needs labelled rows, "
-        "once) or random.",
-        choices=("frequency", "random"),
+        "once), random, or blocks (the first so many for the first label, the next for the second).",
+        choices=("frequency", "random", "blocks"),
     )
     per_label: int | None = option(
-        None, "Source labels for each target label; None is as many as there are, up to 6.", low=1, high=1000
+        None, "Source labels for each target label; None is as many as there are, up to `most`.", low=1, high=1000
     )
+    most: int = option(6, "That bound (2007.08714 has six).", low=1, high=1000)
     scores: str = option("logits", "What is brought together.", choices=("logits", "probabilities"))
     reduce: str = option("mean", "How source labels become one score.", choices=("mean", "sum", "logsumexp"))
     soft: bool = option(False, "Count probabilities instead of first places.")
@@ -57,9 +57,9 @@ class LabelsConfig(MappingOptions):
             raise ConfigError(
                 "LabelsConfig.reduce", "'logsumexp' of probabilities", "'mean' or 'sum'", "scores='logits'"
             )
-        if self.soft and self.method == "random":
+        if self.soft and self.method != "frequency":
             raise ConfigError(
-                "LabelsConfig.soft", "True with method='random', which counts nothing", "method='frequency'"
+                "LabelsConfig.soft", f"True with method={self.method!r}, which counts nothing", "method='frequency'"
             )
 
     def reads(self) -> tuple[str, ...]:
@@ -77,12 +77,14 @@ class Labels(Mapping):
     minus its mean over the estimation rows (`centred`).
 
     - `random`: a seeded permutation of the source labels, cut into groups (1806.11146).
+    - `blocks`: c gets the source labels c k ... c k + k - 1 (what the released code of 2106.09296 does for random).
     - `frequency`: F[k, c] counts the rows of c for which the base puts k first; (k, c) with the largest F is taken, k
       is then used up, c too once it has `per_label`; and so on (2211.11635). With `soft`, F sums the probabilities of
       k over the rows of c, divided by their sum over all rows. Where fewer source labels than target labels ever come
       first, hard counts say nothing, and soft ones are taken (logged).
 
-    `mean` and `sum` of probabilities are log of their mean or sum; every sum is over groups of one size, so that no
+    `mean` and `sum` of probabilities are log of their mean or sum; the loss's softmax then divides by the sum over the
+    target labels, so that source labels that nobody has do not count. Every sum is over groups of one size, so that no
     label has a head start. Ties go to the lowest index.
 
     Shapes: readout (batch, K), or (batch, labels * per_label) once fitted on a vocabulary: only the chosen rows are
@@ -90,7 +92,7 @@ class Labels(Mapping):
     """
 
     Options = LabelsConfig
-    paper = "1806.11146, 2007.08714, 2211.11635"
+    paper = "1806.11146, 2007.08714, 2106.09296, 2211.11635"
     example = {"per_label": 2}
 
     def __init__(self, options: LabelsConfig, backbone: Any, labels: list[str], problem_type: str) -> None:
@@ -100,14 +102,8 @@ class Labels(Mapping):
         self.on_classes = "classes" in backbone.gives
         self.size = backbone.classes if self.on_classes else backbone.head.size
         self.names = backbone.base.config.id2label if self.on_classes else {}
-        each = options.per_label or max(1, min(MOST, self.size // len(labels)))
-        if self.size < len(labels) * each:
-            raise ConfigError(
-                "LabelsConfig.per_label",
-                f"{each} source labels for each of {len(labels)} target labels, and the base has {self.size}",
-                f"at most {self.size // len(labels)}" if self.size >= len(labels) else "fewer target labels",
-                "linear maps any number of source outputs to any number of labels",
-            )
+        each = options.per_label or max(1, min(options.most, self.size // len(labels)))
+        check_enough(self.size, len(labels), each, "LabelsConfig.per_label")
         self.register_buffer("indices", torch.zeros(len(labels), each, dtype=torch.int64))
         if options.centred:
             self.register_buffer("mean", torch.zeros(len(labels), each))
@@ -122,8 +118,10 @@ class Labels(Mapping):
 
     @torch.no_grad()
     def initialise(self, backbone: Any, generator: torch.Generator) -> None:
-        drawn = torch.randperm(self.size, generator=generator)[: self.indices.numel()]
-        self.indices.copy_(drawn.view_as(self.indices))
+        order = torch.arange(self.size)
+        if self.options.method != "blocks":
+            order = torch.randperm(self.size, generator=generator)
+        self.indices.copy_(order[: self.indices.numel()].view_as(self.indices))
 
     def reading(self) -> Reading:
         if self.on_classes:

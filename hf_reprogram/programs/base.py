@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -97,6 +98,52 @@ class SlotProgram(Program):
 
     def forward(self, batch: Batch, backbone: Any) -> Batch:
         return banked([self.vectors()], None, batch, backbone)
+
+
+class WaveProgram(Program):
+    """A program that changes the wave, in float32 whatever autocast says (S15).
+
+    Subclasses give `changed(wave, batch)`, or override `forward` where more than the wave changes.
+    """
+
+    accepts = gives = "wave"
+
+    def changed(self, wave: Tensor, batch: Batch) -> Tensor:
+        """(batch, samples) in plain amplitude, from the wave (batch, samples) and what else the batch says."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, backbone: Any) -> Batch:
+        with torch.autocast(batch.input_values.device.type, enabled=False):
+            return replace(batch, input_values=self.changed(batch.input_values.float(), batch))
+
+
+def signal_of(batch: Batch) -> Tensor:
+    """(batch, samples) where each row's own signal sits.
+
+    Raises:
+        UsageError: a batch that does not say.
+    """
+    if batch.signal_mask is None:
+        raise UsageError("signal_mask", "missing", "rows on their canvas", "make batches with model.collator()")
+    return batch.signal_mask
+
+
+def scatter(parameter: Tensor, fan: int, generator: torch.Generator) -> None:
+    """Torch's own start of a convolution, U(-1 / sqrt(fan), 1 / sqrt(fan)), from our generator."""
+    drawn = torch.rand(parameter.shape, generator=generator) * 2 - 1
+    with torch.no_grad():
+        parameter.copy_(drawn * fan**-0.5)
+
+
+def decibels(ratio: float) -> float:
+    """A ratio of amplitudes in dB; that of nothing is -200, which is as good as nothing.
+
+    Example:
+
+        >>> decibels(10.0), decibels(0.0)
+        (20.0, -200.0)
+    """
+    return 20 * math.log10(max(ratio, 1e-10))
 
 
 def banked(states: list[Tensor], owner: Tensor | None, batch: Batch, backbone: Any) -> Batch:

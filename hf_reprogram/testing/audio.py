@@ -50,8 +50,8 @@ def _moonshine() -> tuple[Any, Any]:
 
 
 def _ast() -> tuple[Any, Any]:
-    config = t.ASTConfig(**_SMALL, max_length=24, num_mel_bins=32, num_labels=7)
-    return t.ASTForAudioClassification(config), t.ASTFeatureExtractor(max_length=24, num_mel_bins=32)
+    config = t.ASTConfig(**_SMALL, max_length=26, num_mel_bins=32, num_labels=7)
+    return t.ASTForAudioClassification(config), t.ASTFeatureExtractor(max_length=26, num_mel_bins=32)
 
 
 def _wav2vec2_bert() -> tuple[Any, Any]:

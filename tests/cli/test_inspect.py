@@ -177,3 +177,17 @@ def test_a_folder_without_a_program_is_refused(tmp_path: Path, capsys: Capture) 
     assert main(["inspect", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("hf-reprogram: ") and "is not an artefact" in error and error.count("\n") == 1
+
+
+def test_a_sound_says_how_loud_it_is(tmp_path: Path, capsys: Capture) -> None:
+    base, extractor = tiny("wav2vec2-classifier")
+    base.save_pretrained(tmp_path / "base")
+    extractor.save_pretrained(tmp_path / "base")
+    config = hr.ReprogramConfig(
+        program={"type": "waveform_fir", "taps": 9}, mapping={"type": "linear", "on": "classes", "solver": "gradient"},
+        labels=["a", "b"], canvas={"samples": 3200},
+    )  # fmt: skip
+    hr.get_reprogram_model(base, config, extractor).save_pretrained(tmp_path / "program")
+    assert main(["inspect", str(tmp_path / "program"), "--base", str(tmp_path / "base")]) == 0
+    shown = capsys.readouterr().out
+    assert "sound     hertz 0, gain dB 0" in shown and "          hertz 8000, gain dB 0" in shown

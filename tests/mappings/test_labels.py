@@ -79,6 +79,30 @@ class TestByHand:
         values = torch.tensor([[1.0, 4.0, 0.0, -torch.inf, -torch.inf, -torch.inf, -torch.inf]])
         assert mapping(Readout(values))[0, 0].item() == pytest.approx(score, abs=1e-5)
 
+    def test_blocks_are_the_first_so_many_for_the_first_label(self) -> None:
+        mapping = _model(labels=["a", "b", "c"], method="blocks", per_label=2, centred=False).active_mapping()
+        assert mapping.indices.tolist() == [[0, 1], [2, 3], [4, 5]]
+
+    @pytest.mark.parametrize(("most", "each"), [(2, 2), (6, 3)])
+    def test_as_many_as_there_are_up_to_a_bound(self, most: int, each: int) -> None:
+        """Seven classes for two labels: three each."""
+        assert _model(method="random", centred=False, most=most).active_mapping().indices.shape == (2, each)
+
+    def test_probabilities_are_divided_by_their_sum_over_the_target_labels(self) -> None:
+        """Voice2Series renormalises: p_c = mean_c / sum over c' of mean_c', source labels of nobody left out."""
+        mapping = _model(method="blocks", centred=False, per_label=2, scores="probabilities").active_mapping()
+        p = torch.tensor([[0.1, 0.2, 0.05, 0.25, 0.3, 0.05, 0.05]])
+        logits = mapping(Readout(p.log()))
+        assert logits.softmax(1)[0].tolist() == pytest.approx([0.15 / (0.15 + 0.15), 0.15 / (0.15 + 0.15)])
+        p = torch.tensor([[0.1, 0.2, 0.4, 0.2, 0.05, 0.0, 0.05]])
+        logits = mapping(Readout(p.log()))
+        assert logits.softmax(1)[0].tolist() == pytest.approx([0.15 / 0.45, 0.3 / 0.45])
+        assert mapping.loss(logits, torch.tensor([1])).item() == pytest.approx(-np.log(0.3 / 0.45))
+
+    def test_more_labels_than_the_base_has(self) -> None:
+        with pytest.raises(ConfigError, match="each of 8 target labels, and the base has 7.*linear maps any number"):
+            _model(labels=[f"word {i}" for i in range(8)])
+
 
 class TestFit:
     def test_centring_takes_an_offset_out_of_every_source_label(self) -> None:
