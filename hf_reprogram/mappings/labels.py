@@ -71,7 +71,7 @@ class LabelsConfig(MappingOptions):
             self._check_groups()
 
     def _check_groups(self) -> None:
-        where, taken = "LabelsConfig.groups", {}
+        where = "LabelsConfig.groups"
         if self.on == "vocabulary":
             raise ConfigError(where, "words of a vocabulary", "classes of a classifier", "mapping 'verbalizer'")
         if self.per_label is not None:
@@ -79,10 +79,6 @@ class LabelsConfig(MappingOptions):
         for label, classes in self.groups.items():
             if not classes:
                 raise ConfigError(f"{where}[{label!r}]", "[]", "at least one class of the base")
-            for each in classes:
-                if each in taken:
-                    raise ConfigError(where, f"{each!r} for {taken[each]!r} and {label!r}", "each class once")
-                taken[each] = label
 
     def labels(self) -> list[str] | None:
         return None if self.groups is None else list(self.groups)
@@ -152,26 +148,30 @@ class Labels(Mapping):
     @torch.no_grad()
     def initialise(self, backbone: Any, generator: torch.Generator) -> None:
         if self.options.groups is not None:
-            for row, label in zip(self.indices, self.labels, strict=True):
-                found = [self._number(each, label) for each in self.options.groups[label]]
-                row.copy_(torch.tensor(found + [-1] * (len(row) - len(found))))  # -1: nothing
+            self.indices.copy_(self._given(self.options.groups))
             return
         order = torch.arange(self.size)
         if self.options.method != "blocks":
             order = torch.randperm(self.size, generator=generator)
         self.indices.copy_(order[: self.indices.numel()].view_as(self.indices))
 
-    def _number(self, each: str | int, label: str) -> int:
-        """The number of one of the base's classes."""
-        where = f"LabelsConfig.groups[{label!r}]"
-        if isinstance(each, int):
-            if not 0 <= each < self.size:
-                raise ConfigError(where, f"{each}", f"0 to {self.size - 1}")
-            return each
-        numbers = {name: i for i, name in self.names.items()}
-        if each not in numbers:
-            raise ConfigError(where, f"the base has no class {each!r}", None, did_you_mean(each, numbers))
-        return numbers[each]
+    def _given(self, groups: dict[str, list[str | int]]) -> Tensor:
+        """(labels, longest) the numbers of the classes that the user gave; -1 where a group is shorter."""
+        numbers, taken = {name: i for i, name in self.names.items()}, {}
+        found = torch.full(self.indices.shape, -1)
+        for i, label in enumerate(self.labels):
+            where = f"LabelsConfig.groups[{label!r}]"
+            for j, each in enumerate(groups[label]):
+                number = numbers.get(each) if isinstance(each, str) else each
+                if number is None:
+                    raise ConfigError(where, f"the base has no class {each!r}", None, did_you_mean(each, numbers))
+                if not 0 <= number < self.size:
+                    raise ConfigError(where, f"{number}", f"0 to {self.size - 1}")
+                if number in taken:
+                    raise ConfigError(where, f"{each!r}, which {taken[number]!r} has", "each class once")
+                taken[number] = label
+                found[i, j] = number
+        return found
 
     def reading(self) -> Reading:
         if self.on_classes:
