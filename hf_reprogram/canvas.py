@@ -55,6 +55,19 @@ class CanvasConfig(Options):
     carrier: float = option(400.0, "Hertz of the carrier, for am and fm.", low=1.0, high=8000.0)
     depth: float = option(0.3, "How far a signal of 1 moves the envelope; for fm in octaves.", low=0.0, high=10.0)
 
+    def shown(self) -> str:
+        """What was chosen, in a line.
+
+        Example:
+
+            >>> CanvasConfig(samples=16000, place="copies", copies=8).shown()
+            '16,000 samples, place copies, copies 8'
+        """
+        plain = CanvasConfig()
+        chosen = {k: v for k, v in self.to_dict().items() if k not in ("type", "samples") and v != getattr(plain, k)}
+        length = f"{self.samples:,} samples" if self.samples else "the base's own length"
+        return ", ".join([length, *(f"{name} {value}" for name, value in chosen.items())])
+
     def validate(self) -> None:
         super().validate()
         if self.copies > 1 and self.place != "copies":

@@ -62,12 +62,13 @@ def _metadata(config: ReprogramConfig, name: str) -> str:
     """The YAML that the Hub reads, as huggingface_hub writes it."""
     base, record = config.base_model_name_or_path, config.training or {}
     tags = ["reprogramming", "frozen", *(p.type for p in config.programs), config.mapping.type]
+    task = "text-classification" if config.canvas is None else "audio-classification"
     values: dict[str, Any] = {}
     if _on_hub(base):
         values = {"base_model": base, "base_model_relation": "adapter"}
         tags.append(f"base_model:adapter:{base}")
     if config.labels:
-        values["pipeline_tag"] = "text-classification"
+        values["pipeline_tag"] = task
     if isinstance(language := record.get("language"), str) and re.fullmatch("[a-z]{2,3}", language):
         values["language"] = language
     train = _data(record).get("train")
@@ -84,7 +85,7 @@ def _metadata(config: ReprogramConfig, name: str) -> str:
         }
         values["eval_results"] = [
             EvalResult(
-                task_type="text-classification",
+                task_type=task,
                 dataset_type=train if "datasets" in values else "custom",
                 dataset_name=" ".join(data.split()),
                 dataset_split=_split(record),
@@ -126,7 +127,10 @@ def _facts(config: ReprogramConfig) -> str:
     rows: list[tuple[Any, Any]] = [
         ("program", f"`{p.type}` ({method_class('program', p.type).paper or 'control'})") for p in config.programs
     ]
-    rows += [("template", _code(config.layout()))] if config.layout() else []
+    if config.canvas is not None:
+        rows += [("canvas", config.canvas.shown())]
+    elif config.layout():
+        rows += [("template", _code(config.layout()))]
     rows += [("mapping", f"`{config.mapping.type}`")]
     for label in config.labels or []:
         words = getattr(config.mapping, "words", None)
@@ -144,7 +148,12 @@ def _usage(config: ReprogramConfig, place: str, subfolder: str | None) -> str:
     names = columns(parse(config.layout() or "{text}"))
     text = '"Stopped working after a week."'
     row = "{" + ", ".join(f'"{n}": {text}' for n in names) + "}"
-    if config.labels:
+    if config.canvas is not None:  # a second of a tone: what it takes is a path too
+        text = '{"audio": {"array": wave, "sampling_rate": 16000}}'
+        call = f"wave = [math.sin(0.2 * i) for i in range({min(config.canvas.samples, 16000)})]  # or a path\n"
+        verb = "predict" if config.labels else "generate" if "Seq2Seq" in config.base_auto_class else None
+        call += f"print(model.{verb}([{text}]))" if verb else f"print(model(**model.collator()([{text}])))"
+    elif config.labels:
         call = f"print(model.predict([{text if len(names) == 1 else row}]))"
     elif config.base_auto_class == "AutoModelForMaskedLM":  # writes no text: its logits are what there is
         call = f"columns = model.collator()([{row}])\nprint(model(**columns).logits.shape)"
@@ -152,9 +161,11 @@ def _usage(config: ReprogramConfig, place: str, subfolder: str | None) -> str:
         call = f"print(model.generate([{row}], max_new_tokens=8))"
     given = f", subfolder={_literal(subfolder)}" if subfolder else ""
     # What the base was called is not known of one that was made, not loaded: then it must be given.
-    given += "" if config.base_model_name_or_path else ", base_model=base, processing_class=tokenizer"
+    processor = "tokenizer" if config.canvas is None else "processor"
+    given += "" if config.base_model_name_or_path else f", base_model=base, processing_class={processor}"
+    first = "" if config.canvas is None else "import math\n\n"
     return (
-        "## Use\n\n```python\nimport hf_reprogram as hr\n\n"
+        f"## Use\n\n```python\n{first}import hf_reprogram as hr\n\n"
         f"model = hr.AutoReprogramModel.from_pretrained({_literal(place)}{given})\n{call}\n```\n\n"
         "PEFT's own loaders know this type of adapter after `import hf_reprogram`."
     )
@@ -162,11 +173,12 @@ def _usage(config: ReprogramConfig, place: str, subfolder: str | None) -> str:
 
 def _limits(config: ReprogramConfig) -> str:
     chooses = config.labels and config.problem_type == "single_label_classification"
+    processor = "tokenizer" if config.canvas is None else "feature extractor"
     always = " It answers with one of its labels whatever the row is." if chooses else ""
     return (
-        "## Limits\n\nIt works with exactly this base and tokenizer: loading checks their fingerprints. Loading reads "
-        "JSON and safetensors, and runs nothing of it. A program inherits what the base knows and gets wrong, its "
-        f"biases included.{always} Compare it with a classical model on your own rows, and look at its errors, before "
+        f"## Limits\n\nIt works with exactly this base and {processor}: loading checks their fingerprints. Loading "
+        "reads JSON and safetensors, and runs nothing of it. A program inherits what the base knows and gets wrong, "
+        f"its biases included.{always} Compare it with a classical model on your own rows, and look at its errors, before "
         "anything depends on it."
     )
 

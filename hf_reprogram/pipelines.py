@@ -7,19 +7,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from .auto import AutoReprogramModel
 from .errors import BaseModelError, UsageError, did_you_mean
 from .model import ReprogramModel
+from .processors import tokenizer_of
 
 
 _CHUNK = 16  # batches that are sorted by length together where rows are streamed
 
 
 def pipeline(
-    task: str,
+    task: str | None,
     model: Any,
     base_model: Any = None,
     device: Any = None,
@@ -30,7 +32,8 @@ def pipeline(
     """A function of raw rows, for those who know transformers' `pipeline`.
 
     Args:
-        task: `text-classification` (or its other name, `sentiment-analysis`), or `text-generation`.
+        task: `text-classification` (or its other name, `sentiment-analysis`), `audio-classification`, or
+            `text-generation`; None is the classification of what the base reads or hears.
         model: a ReprogramModel, a folder made by `save_pretrained`, or a repo id.
         base_model: for a program that is loaded here: its base, or where to find it. None asks the program.
         device: where to run, as torch writes it. None leaves a model where it is, and puts one that is loaded here
@@ -57,7 +60,7 @@ def pipeline(
         >>> len(classify("this film was so good", top_k=None))
         2
     """
-    if not isinstance(task, str) or task not in TASKS:
+    if task is not None and (not isinstance(task, str) or task not in TASKS):
         raise UsageError("pipeline(task)", f"{task!r}", "a task of programs", did_you_mean(task, TASKS))
     loading = dict(model_kwargs or {}) | ({} if base_model is None else {"base_model": base_model})
     if isinstance(model, str | os.PathLike):
@@ -71,6 +74,8 @@ def pipeline(
     elif loading:
         what = "is for loading a program, and the model is loaded"
         raise UsageError(f"pipeline({next(iter(loading))})", what, "a folder or a repo id as the model")
+    if task is None:
+        task = f"{model.backbone.modality}-classification"
     return TASKS[task](model if device is None else model.to(device), batch_size, options)
 
 
@@ -130,20 +135,52 @@ class TextClassification(Pipeline):
     as one list, not a list in a list.
     """
 
+    modality = "text"
+
     def check(self, options: Mapping[str, Any]) -> None:
         unknown = next((name for name in options if name != "top_k"), None)
         if unknown is not None:
             known = ["top_k", "batch_size", "device", "base_model", "model_kwargs"]
             raise UsageError("pipeline(...)", f"unknown option {unknown!r}", None, did_you_mean(unknown, known))
+        task, modality = f"{self.modality}-classification", self.model.backbone.modality
+        if modality != self.modality:
+            what = f"{task!r}, and a {type(self.model.backbone.base).__name__} takes {modality}"
+            raise UsageError("pipeline(task)", what, f"'{modality}-classification'")
         if self.model.peft_config[self.model.active_name()].labels is None:
-            fix = 'pipeline("text-generation", ...) goes on writing'
-            raise UsageError("pipeline(task)", "'text-classification', and the program has no labels", None, fix)
+            fix = 'pipeline("text-generation", ...) goes on writing' if modality == "text" else "train one with labels"
+            raise UsageError("pipeline(task)", f"{task!r}, and the program has no labels", None, fix)
 
     def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
         found = self.model.predict(rows, batch_size=batch_size, progress=False, **options)
         if options.get("top_k") != 1:
             return found
         return [answer if isinstance(answer, list) else [answer] for answer in found]
+
+
+class AudioClassification(TextClassification):
+    """The target's labels of sounds: a path, the bytes of a file, `{"array" or "raw": ..., "sampling_rate": ...}`, an
+    array at the base's own rate (as in transformers); or a dict row with `audio` or `series`. Answers look as those of
+    `text-classification`.
+    """
+
+    modality = "audio"
+
+    def __call__(self, rows: Any, batch_size: int | None = None, **options: Any) -> Any:
+        if isinstance(rows, bytes | np.ndarray) or (isinstance(rows, Mapping) and not {"audio", "series"} & set(rows)):
+            answer = super().__call__([rows], batch_size, **options)[0]
+            return answer if isinstance(answer, list) else [answer]
+        return super().__call__(rows, batch_size, **options)
+
+    def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
+        return super().answers([self._row(row) for row in rows], batch_size, options)
+
+    def _row(self, row: Any) -> Any:
+        if isinstance(row, np.ndarray):
+            return {"audio": {"array": row, "sampling_rate": self.model.backbone.facts.rate}}
+        if isinstance(row, Mapping) and "raw" in row:
+            row = {"array": row["raw"], **{k: v for k, v in row.items() if k != "raw"}}
+        bare = isinstance(row, bytes) or (isinstance(row, Mapping) and not {"audio", "series"} & set(row))
+        return {"audio": row} if bare else row
 
 
 class TextGeneration(Pipeline):
@@ -160,7 +197,7 @@ class TextGeneration(Pipeline):
             raise BaseModelError("pipeline(task)", what, "a causal or a seq2seq base")
 
     def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
-        tokenizer, made = self.model.processing_class, []
+        tokenizer, made = tokenizer_of(self.model.processing_class), []
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             texts = tokenizer.batch_decode(self.model.generate(part, **options), skip_special_tokens=True)
@@ -174,5 +211,6 @@ class TextGeneration(Pipeline):
 TASKS = {
     "text-classification": TextClassification,
     "sentiment-analysis": TextClassification,
+    "audio-classification": AudioClassification,
     "text-generation": TextGeneration,
 }

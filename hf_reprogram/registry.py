@@ -154,7 +154,8 @@ def build(kind: str, value: Any, where: str) -> Options:
 @cache
 def _builtin(kind: str) -> dict[str, str]:
     folder = Path(__file__).parent / f"{kind}s"
-    return {m.name: f"{__package__}.{kind}s.{m.name}" for m in pkgutil.iter_modules([str(folder)]) if m.name != "base"}
+    found = (m.name for m in pkgutil.iter_modules([str(folder)]) if m.name != "base" and not m.name.startswith("_"))
+    return {name: f"{__package__}.{kind}s.{name}" for name in found}
 
 
 def _foreign(kind: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from . import artefact
 from .backbone.probe import probe
+from .batch import Reading
 from .canvas import CanvasConfig
 from .config import ReprogramConfig
 from .data.audio import AudioCollator
@@ -83,7 +84,7 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
     else:
         config.canvas = _canvas(config.canvas or CanvasConfig(), backbone)
         for part in config.programs:
-            part.resolve(config.canvas, backbone)
+            part.resolve(config.canvas, backbone, _reading(config, backbone))
     config.base_model_name_or_path = backbone.base.config._name_or_path or None
     config.base_auto_class = backbone.auto_class
     config.embedding_rms = remembered(backbone.base, "rms", lambda _: backbone.rms())
@@ -96,10 +97,7 @@ def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> Non
     template = config.layout() or "{text}"
     where = f"{type(config.programs[0]).__name__}.template"
     pieces = parse(template, where)
-    mapping = method_class("mapping", config.mapping.type)(
-        config.mapping, backbone, config.labels, config.problem_type
-    )
-    reading = mapping.reading()
+    reading = _reading(config, backbone)
     needs = reading.kind in ("rows", "sequence") or (reading.kind == "state" and reading.pool in ("answer", "head"))
     answer, base = backbone.facts.answer, type(backbone.base).__name__
     if answer == "none" and (needs or has_answer(pieces)):
@@ -132,6 +130,12 @@ def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> Non
     if processor is not None:
         # Made and thrown away: it raises where slots and words leave no room for text.
         TextCollator(processor, {"default": layout_of(config)}, "default", backbone.facts)
+
+
+def _reading(config: ReprogramConfig, backbone: Any) -> Reading:
+    """What the config's mapping reads, resolved."""
+    mapping = method_class("mapping", config.mapping.type)
+    return mapping(config.mapping, backbone, config.labels, config.problem_type).reading()
 
 
 def _mind_the_space(config: ReprogramConfig, backbone: Any, processor: Any) -> None:

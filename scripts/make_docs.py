@@ -12,6 +12,7 @@ import dataclasses
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def _programs(mapping: str, family: str) -> str:
     return "yes" if fit == _acting(family) else ", ".join(f"`{p}`" for p in fit) or "-"
 
 
+@cache
 def _acting(family: str) -> list[str]:
     """Programs that can act on a family, whatever reads it."""
     return [p for p in names("program") if suits(program_config(p, family), family)]

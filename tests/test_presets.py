@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 import hf_reprogram as hr
 from hf_reprogram import presets
 from hf_reprogram.errors import ConfigError
-from hf_reprogram.testing import build
+from hf_reprogram.testing import AUDIO_ROWS, build
 from hf_reprogram.testing.helpers import rows_of, train_step
 
 
@@ -26,7 +27,7 @@ TABLE: dict[str, tuple[str, dict[str, Any], int, str | None, set[str]]] = {
 
 
 def test_every_preset_has_a_row_here() -> None:
-    assert presets.names() == sorted(TABLE)
+    assert presets.names() == sorted([*TABLE, "cross_lingual_asr"])
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -73,6 +74,25 @@ def test_ar_scr_is_the_paper_s() -> None:
     assert model.active_mapping().groups.sum(1).tolist() == [3, 3]  # of seven classes one is left over
     canvas = model.peft_config["default"].canvas
     assert (canvas.samples, canvas.level) == (16000, "peak")
+
+
+def test_cross_lingual_asr_learns_by_the_base_s_own_letters() -> None:
+    """S§4: a bridge before every layer, without effect at the start; trained by the CTC loss, which falls."""
+    model = build(hr.ReprogramConfig.from_preset("cross_lingual_asr", rank=4, kernel=3), "wav2vec2-ctc")
+    program = model.active_programs()[0]
+    assert program.up.shape[0] == len(model.backbone.layers[1])
+    columns = model.collator()([{"audio": row["audio"]} for row in AUDIO_ROWS[:2]])
+    letters = torch.tensor([[5, 6], [7, 8]])
+    optimizer, losses = torch.optim.Adam(program.parameters(), lr=0.01), []
+    for _ in range(5):
+        loss = model(**columns, labels=letters).loss
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    with pytest.raises(ConfigError, match="None: the base's own output reads it"):
+        hr.ReprogramConfig.from_preset("cross_lingual_asr", labels=["a", "b"])
 
 
 def test_a_label_s_name_is_its_word() -> None:

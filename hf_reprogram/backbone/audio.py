@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..batch import Batch, Reading, Readout
 from ..errors import BaseModelError, ConfigError, UsageError, did_you_mean
@@ -18,6 +19,7 @@ from .base import Backbone
 from .families import Family
 from .frontend import Frontend, frontend_of
 from .heads import Head
+from .inside import attention_of, hooked, replaceable
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class AudioBackbone(Backbone):
         self.extractor = extractor
         self.frontend: Frontend = frontend_of(extractor)
         self._shorter: dict[int, Frontend] = {}
+        self._in_force: tuple[tuple[str, Any], ...] = ()
         if "rows" in self.gives:
             self.head = Head(base, Family(body="model", embed="", head=self._path_of(base.get_output_embeddings())))
 
@@ -65,8 +68,10 @@ class AudioBackbone(Backbone):
 
     @property
     def stages(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Where programs may act: not on the spectrogram of a base that hears the wave itself."""
-        return ("wave", "latent") if self.frontend.axes is None else ("wave", "features", "latent")
+        """Where programs may act: not on the spectrogram of a base that hears the wave itself, nor inside one without
+        layers."""
+        heard = ("wave",) if self.frontend.axes is None else ("wave", "features")
+        return heard if self._layers is None else (*heard, "latent")
 
     @property
     def body(self) -> nn.Module:
@@ -78,17 +83,25 @@ class AudioBackbone(Backbone):
         return self.base.base_model
 
     @cached_property
+    def _layers(self) -> tuple[str, nn.ModuleList] | None:
+        prefix = self._path_of(self.body)
+        for name, module in self.body.named_modules():
+            # By name and by what is in it: Data2Vec's positional convolutions are a list called `layers` too.
+            named = isinstance(module, nn.ModuleList) and name.rpartition(".")[2] in ("layers", "layer")
+            if named and all(isinstance(layer, GradientCheckpointingLayer) for layer in module):
+                return ".".join(part for part in (prefix, name) if part), module
+        return None
+
+    @property
     def layers(self) -> tuple[str, nn.ModuleList]:
         """Path and list of the encoder's layers.
 
         Raises:
             BaseModelError: a base without such a list.
         """
-        prefix = self._path_of(self.body)
-        for name, module in self.body.named_modules():
-            if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] in ("layers", "layer"):
-                return ".".join(part for part in (prefix, name) if part), module
-        raise BaseModelError("model", f"a {type(self.base).__name__} has no list of layers", "a transformer")
+        if self._layers is None:
+            raise BaseModelError("model", f"a {type(self.base).__name__} has no list of layers", "a transformer")
+        return self._layers
 
     @property
     def width(self) -> int:
@@ -176,6 +189,17 @@ class AudioBackbone(Backbone):
             self._shorter[samples] = frontend_of(self.extractor, max_frames=samples // hop)
         return self._shorter[samples]
 
+    def feature_shape(self, samples: int) -> tuple[int, int]:
+        """(mels, frames) of the spectrogram of a canvas of so many samples."""
+        return tuple(self.bring(_noise(samples, self.device), "features").input_features.shape[1:])
+
+    def signal_frames(self, batch: Batch) -> Tensor:
+        """(batch, frames): whether a frame of the spectrogram hears any of the row's own signal."""
+        mask = batch.signal_mask
+        if mask is None:  # nobody said where the signal sits: it may be anywhere
+            mask = torch.ones_like(batch.input_values, dtype=torch.bool)
+        return self._front(batch).holds(mask, batch.input_features.shape[2])
+
     def plain(self, batch: Batch) -> Batch:
         """The batch as the base itself would hear it: no program."""
         return batch
@@ -250,34 +274,62 @@ class AudioBackbone(Backbone):
 
     # Inside the base, for one call
 
+    @cached_property
+    def lead(self) -> int:
+        """Learned positions that the base itself puts before the frames: two of AST, which its classifier reads."""
+        tokens = ("cls_token", "distillation_token")
+        return sum(token in m._parameters for m in self.body.modules() for token in tokens)
+
+    def positions(self, samples: int) -> int:
+        """Positions that the encoder's first layer takes, for a canvas of so many samples."""
+        seen: list[int] = []
+        note = ("layer:0", lambda module, args, kwargs: seen.append(args[0].shape[1]))
+        self._silently(samples, (note,))
+        return seen[0]
+
+    @torch.no_grad()
+    def _silently(self, samples: int, hooks: tuple[tuple[str, Any], ...]) -> None:
+        """The encoder once, on noise, for what hooks see there."""
+        self.run(replace(_noise(samples, self.device), hooks=hooks), Reading("state", pool="first"))
+
+    def can_add_to_attention(self, samples: int) -> bool:
+        """Whether `attention:` is a place of this base: some do not let it be replaced, some ignore it (S16)."""
+        if any(attention_of(layer) is None for layer in self.layers[1]) or not replaceable(self.base):
+            return False
+        called: list[Tensor] = []
+        nothing = lambda query, scaling: called.append(query) or torch.zeros_like(query.transpose(1, 2))  # noqa: E731
+        hooks = tuple((f"attention:{i}", nothing) for i in range(len(self.layers[1])))
+        self._silently(samples, hooks)
+        return len(called) == len(hooks)
+
     def site(self, name: str) -> nn.Module:
-        """The module that a latent program names: `encoder`, or `layer:3`, which it acts before.
+        """The module that a latent program names: `encoder`, `output`, `layer:3`, or `attention:3` of that layer.
 
         Raises:
             UsageError: no such place.
         """
         path, layers = self.layers
         places = {f"layer:{i}": layer for i, layer in enumerate(layers)}
-        places["encoder"] = self.base.get_submodule(path.rpartition(".")[0])
-        if name not in places:
+        places |= {f"attention:{i}": attention_of(layer) for i, layer in enumerate(layers)}
+        encoder = self.base.get_submodule(path.rpartition(".")[0])
+        # AST pools inside its encoder: what it pools is what the last norm gives.
+        places |= {"encoder": encoder, "output": encoder.layernorm if self.lead else encoder}
+        if places.get(name) is None:
             raise UsageError("program", f"acts at {name!r}", None, did_you_mean(name, places))
         return places[name]
 
     @contextmanager
     def _hooked(self, hooks: tuple[tuple[str, Any], ...]) -> Iterator[None]:
-        """The hooks of a batch, for one call; a name that ends in `:after` changes the output, others the input."""
-        handles = []
+        """The hooks of a batch, for one call; what a checkpoint recomputes of it later has them too."""
+        before, self._in_force = self._in_force, hooks
         try:
-            for name, function in hooks:
-                module = self.site(name.removesuffix(":after"))
-                register = (
-                    module.register_forward_hook if name.endswith(":after") else module.register_forward_pre_hook
-                )
-                handles.append(register(function, with_kwargs=True))
-            yield
+            with hooked(self.base, hooks, self.site):
+                yield
         finally:
-            for handle in handles:
-                handle.remove()
+            self._in_force = before
+
+    def again(self) -> AbstractContextManager:
+        return self._hooked(self._in_force)
 
     @contextmanager
     def _as_long_as(self, batch: Batch) -> Iterator[None]:
@@ -296,3 +348,9 @@ class AudioBackbone(Backbone):
         finally:
             self.base.config.max_source_positions = own
             self.body.embed_positions = table
+
+
+def _noise(samples: int, device: torch.device) -> Batch:
+    """A row that is sure to have features: silence has none where they are divided by their deviation (S18)."""
+    draw = torch.Generator().manual_seed(0)
+    return Batch(input_values=(0.1 * torch.randn(1, samples, generator=draw)).to(device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -101,7 +102,7 @@ class Backbone:
         # Not by the base's own method: that leaves a hook on its embeddings for ever, and makes their output need a
         # gradient even where only a mapping trains. Slots bring their own.
         if on or self.base.is_activation_checkpointing:
-            again = partial(checkpoint, use_reentrant=False)
+            again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), self.again()))
             self.base._set_gradient_checkpointing(enable=on, gradient_checkpointing_func=again)
         for module in self.base.modules():
             if isinstance(module, GradientCheckpointingLayer):
@@ -114,6 +115,10 @@ class Backbone:
             for module, name, value in self.dropouts:
                 setattr(module, name, value)
             self.dropouts = []
+
+    def again(self) -> AbstractContextManager:
+        """What must be in force while a checkpoint of the call that is running now is recomputed."""
+        return nullcontext()
 
     def restore(self) -> None:
         """Put every flag back as it was found."""

@@ -28,6 +28,7 @@ class Frontend:
     reads: ClassVar[tuple[str, ...]] = ()  # further attributes of the extractor
     input_name: ClassVar[str] = "input_values"  # under which the base takes the features
     axes: ClassVar[tuple[int, int] | None] = None  # (mel axis, time axis) of a spectrogram; None: they are a wave
+    span: tuple[int, int, int] = (1, 0, 1)  # of a frame: samples to the next one, samples before its place, its length
     shortest: int = 1  # samples of the shortest clip that has features
     canvas: int | None = None  # samples of the base's fixed length: shorter clips are filled up, longer ones cut
 
@@ -79,6 +80,13 @@ class Frontend:
     def turned(self, features: Tensor) -> Tensor:
         """Features as (batch, mels, frames); applied again, as the base wants them."""
         return features if self.axes in (None, (1, 2)) else features.transpose(1, 2)
+
+    def holds(self, signal: Tensor, frames: int) -> Tensor:
+        """(batch, frames): whether a frame hears any sample of the signal, from (batch, samples) of the same."""
+        hop, before, length = self.span
+        after = max((frames - 1) * hop + length - before - signal.shape[1], 0)
+        heard = F.max_pool1d(F.pad(signal.float(), (before, after)), length, hop)
+        return heard[:, :frames] > 0
 
     def _inside(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
         """(batch, samples): true where the clip is."""
@@ -155,6 +163,7 @@ class Whisper(Frontend):
             raise ConfigError("max_frames", repr(max_frames), f"an even number from 2 to {full}, two to a position")
         self.constants["max_frames"] = max_frames if max_frames is not None else full
         self.mel = WhisperMel(extractor.mel_filters, self.constants["n_fft"], hop)
+        self.span = (hop, self.constants["n_fft"] // 2, self.constants["n_fft"])
 
     def _features(self, wave: Tensor, inside: Tensor) -> dict[str, Tensor]:
         log = self.mel(wave, self.canvas)  # (batch, mels, frames)
@@ -173,6 +182,8 @@ class Kaldi(Frontend):
         super().__init__(extractor)
         self.mel = KaldiMel(window, mel, scale)
         self.shortest = self.mel.samples(self.fewest)
+        stride = self.constants.get("stride", 1)
+        self.span = (self.mel.HOP * stride, 0, self.mel.samples(stride))
 
     def _energies(self, wave: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, frames, mels), and (batch, frames, 1): true where a frame lies wholly in the clip."""

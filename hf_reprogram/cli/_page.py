@@ -22,7 +22,10 @@ def _what(facts: Mapping[str, Any]) -> list[str]:
     lines = [f"{_safe(facts['name'])}: {facts['numbers']:,} numbers on a frozen base", ""]
     for part in facts["program"]:
         lines += _entry("program", _method(part)) + _options(part, ("template",))
-    lines += _entry("template", facts["template"] or "none: rows are not laid out")
+    if facts["canvas"]:
+        lines += _entry("canvas", facts["canvas"])
+    else:
+        lines += _entry("template", facts["template"] or "none: rows are not laid out")
     mapping = facts["mapping"]
     lines += _entry("mapping", _method(mapping)) + _options(mapping, ("words",))
     for key, value in mapping.get("state", {}).items():

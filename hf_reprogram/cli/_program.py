@@ -26,4 +26,4 @@ def classifier(options: argparse.Namespace) -> Any:
     from ..pipelines import pipeline
 
     quiet()
-    return pipeline("text-classification", options.program, base_model=options.base)
+    return pipeline(None, options.program, base_model=options.base)

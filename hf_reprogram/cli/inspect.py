@@ -72,11 +72,12 @@ def facts(name: str, folder: Path, config: Any, tensors: dict[str, Any]) -> dict
         }
 
     sizes = {f: (Path(folder) / f).stat().st_size for f in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE) if _there(folder, f)}
-    fingerprint = config.fingerprint or {}
+    fingerprint, given = config.fingerprint or {}, "FILE" if config.canvas is None else "--audio SOUND"
     return {
         "name": name,
         "program": [method(part) for part in config.programs],
-        "template": config.layout(),
+        "template": config.layout() if config.canvas is None else None,
+        "canvas": config.canvas.shown() if config.canvas is not None else None,
         "mapping": method(config.mapping),
         "labels": config.labels,
         "words": config.mapping.label_words(),
@@ -93,7 +94,7 @@ def facts(name: str, folder: Path, config: Any, tensors: dict[str, Any]) -> dict
         },
         "use": [
             f"hr.AutoReprogramModel.from_pretrained({json.dumps(name, ensure_ascii=False)})",
-            *([f"hf-reprogram predict {shlex.quote(name)} FILE"] if config.labels else []),
+            *([f"hf-reprogram predict {shlex.quote(name)} {given}"] if config.labels else []),
         ],
         "training": config.training,
         "fingerprint": config.fingerprint,

@@ -5,6 +5,8 @@ label and its probability:
 
     {"text": "Great sound.", "stars": 5, "label": "positive", "score": 0.98}
 
+For a base that hears, rows have a path in `audio`, or numbers in `series`; a plain line is a path.
+
 The row's own columns come first, as they were; one that is itself called `label`, `score` or `top` becomes
 `input_label` and so on. Where a row may have several labels, or numbers, `top` lists them all.
 
@@ -18,6 +20,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -40,6 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The program, where rows come from and where they go."""
     add_program(parser)
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="rows; - is stdin, the default")
+    parser.add_argument("--audio", metavar="SOUND", nargs="+", help="audio files, in the place of FILE")
     parser.add_argument("--text", metavar="COLUMN", help="the column that stands for the template's first one")
     parser.add_argument("--batch-size", metavar="N", type=_count, default=32, help="rows per forward; 32")
     parser.add_argument("--top-k", metavar="K", type=_count, help="also a list `top` of the K best labels")
@@ -58,7 +62,7 @@ _count.__name__ = "number (whole, from 1)"  # what argparse calls it in its erro
 def run(options: argparse.Namespace) -> int:
     """Answer rows until there are no more."""
     with ExitStack() as stack:
-        lines = stack.enter_context(_input(options.file))
+        lines = stack.enter_context(_input(options))
         classify = classifier(options)
         out = stack.enter_context(_output(options.output)) if options.output else sys.stdout
         out.reconfigure(encoding="utf-8")
@@ -115,6 +119,8 @@ def _take(rows: Iterator[tuple[int, Row]], lines: Lines, most: int) -> tuple[lis
 
 def _wanted(collator: Any, row: Row, sources: dict[str, str], where: str) -> Row:
     """What the template takes from a row. Raises where it cannot be laid out."""
+    if "series" in row and "audio" in sources:
+        sources = {"series": "series"}
     for source in sources.values():
         if source not in row:
             fix = f"{did_you_mean(source, row)}; --text names the column to read"
@@ -133,7 +139,16 @@ def _with(row: Row, answer: Row | Sequence[Row]) -> Row:
 
 
 @contextmanager
-def _input(name: str) -> Iterator[Lines]:
+def _input(options: argparse.Namespace) -> Iterator[Lines]:
+    name = options.file
+    if options.audio:
+        if name != "-":
+            raise UsageError("--audio", f"given beside {name!r}", "one of them")
+        with tempfile.TemporaryFile() as listed:  # as if they had been lines of a file
+            listed.write("".join(json.dumps({"audio": path}) + "\n" for path in options.audio).encode())
+            listed.seek(0)
+            yield Lines(listed.fileno(), "--audio")
+        return
     if name == "-":
         yield Lines(sys.stdin.fileno(), "stdin")
         return

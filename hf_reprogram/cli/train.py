@@ -20,10 +20,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train; the recipe is read before anything heavy is loaded."""
-    from ..training import recipe
+    """Train; the recipe is read, and its files looked for, before anything heavy is loaded."""
+    from .. import presets
+    from ..training import recipe, source
 
     made = recipe.load(options.recipe, options.overrides)
+    source.look_for_files(made.data)
+    if made.preset is not None:
+        presets.preset(made.preset)
     from ..training import job
 
     job.run(made)

@@ -44,14 +44,17 @@ def config_values(
     Args:
         name: of the preset.
         labels: names of the target labels, or their words: `{"negative": [" terrible"], ...}`. A name alone is its own
-            word, after a space.
+            word, after a space. None of a preset that the base's own output reads.
         changes: fields of the config, or of one of its parts' options.
         known: fields of a ReprogramConfig.
     """
     values = preset(name)["config"]
-    if not labels or isinstance(labels, str):
+    takes = any(place in json.dumps(values) for place in (WORDS, LABELS))
+    if takes and (not labels or isinstance(labels, str)):
         raise ConfigError(f"from_preset({name!r})", f"labels={labels!r}", "names of the labels, or words of each")
-    words = dict(labels) if isinstance(labels, Mapping) else {label: [f" {label}"] for label in labels}
+    if labels and not takes:
+        raise ConfigError(f"from_preset({name!r})", f"labels={labels!r}", "None: the base's own output reads it")
+    words = dict(labels) if isinstance(labels, Mapping) else {label: [f" {label}"] for label in labels or ()}
     values = _filled(values, {WORDS: words, LABELS: list(words)})
     parts = [*(values["program"] if isinstance(values["program"], list) else [values["program"]]), values["mapping"]]
     kinds = [*["program"] * (len(parts) - 1), "mapping"]

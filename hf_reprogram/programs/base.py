@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..batch import Batch
+from ..batch import Batch, Reading
 from ..errors import UsageError
 from ..registry import Options
 
@@ -24,12 +24,17 @@ class ProgramOptions(Options):
         """The template by which the collator lays out a row; None for a program that lays nothing out."""
         return None
 
-    def resolve(self, canvas: Any, backbone: Any) -> None:
-        """Fill in what the canvas of a base that hears says, such as the program's length.
+    def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
+        """Fill in what depends on canvas and base (sizes, layers), once, so that loading needs neither. Of bases that
+        hear only.
 
         Args:
             canvas: a CanvasConfig, its `samples` known.
             backbone: of the base.
+            reading: what the mapping reads.
+
+        Raises:
+            ConfigError: the program cannot act on this base, or nothing of what it changes is read.
         """
 
 

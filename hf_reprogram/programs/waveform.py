@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batch import Batch
+from ..batch import Batch, Reading
 from ..errors import ConfigError, DataError
 from ..registry import option
 from .base import ProgramOptions, WaveProgram, decibels, signal_of
@@ -57,7 +57,7 @@ class WaveformConfig(ProgramOptions):
                 what = f"{given!r} with compat={self.compat!r}"
                 raise ConfigError(f"WaveformConfig.{name}", what, f"{own!r}: the code has its own way")
 
-    def resolve(self, canvas: Any, backbone: Any) -> None:
+    def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
         if self.period is None:
             self.period = canvas.samples
         if self.period > canvas.samples:

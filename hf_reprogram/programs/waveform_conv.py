@@ -49,6 +49,7 @@ class WaveformConv(WaveProgram):
     Options = WaveformConvConfig
     zero_effect_at_start = True
     learning_rate = 1e-3
+    paper = "ours"
     example = {"channels": 4, "kernel": 5, "depth": 2}
     xfail = {"gradient_reaches_all": "the last convolution starts at zero: no gradient reaches those before it yet"}
 

@@ -52,6 +52,7 @@ class WaveformFir(WaveProgram):
     Options = WaveformFirConfig
     zero_effect_at_start = True
     learning_rate = 1e-2
+    paper = "ours"
     example = {"taps": 9}
 
     def __init__(self, options: WaveformFirConfig, backbone: Any, scale: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batch import Batch
+from ..batch import Batch, Reading
 from ..errors import ConfigError, DataError
 from ..registry import option
 from .base import ProgramOptions, WaveProgram, decibels, signal_of
@@ -36,7 +36,7 @@ class WaveformPadConfig(ProgramOptions):
         if not self.before + self.after:
             raise ConfigError("WaveformPadConfig.before", "0, and after=0", "samples on one side at least")
 
-    def resolve(self, canvas: Any, backbone: Any) -> None:
+    def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
         if backbone.facts.longest is not None and self.before + self.after >= canvas.samples:
             what = f"{self.before} and {self.after} samples on a canvas of {canvas.samples}"
             raise ConfigError("WaveformPadConfig.before", what, "room for a signal: the base's length is fixed")

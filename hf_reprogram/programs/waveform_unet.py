@@ -56,6 +56,7 @@ class WaveformUnet(WaveProgram):
     Options = WaveformUnetConfig
     zero_effect_at_start = True
     learning_rate = 1e-3
+    paper = "ours"
     example = {"channels": [4, 8], "kernel": 5}
     xfail = {"gradient_reaches_all": "the last convolution starts at zero: no gradient reaches those before it yet"}
 

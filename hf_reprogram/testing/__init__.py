@@ -18,6 +18,7 @@ from ..backbone import Backbone, backbone_of
 from ..config import ReprogramConfig
 from ..errors import ConfigError
 from ..registry import method_class
+from ..wrap import resolve
 from .audio import AUDIO_FAMILIES, AUDIO_ROWS, CANVAS
 from .checks import CHECKS
 from .helpers import LABELS, ROWS, build, flags, logits_of, state_hash
@@ -76,12 +77,24 @@ def config_of(kind: str, name: str, family: str) -> ReprogramConfig:
 def suits(config: ReprogramConfig, family: str) -> bool:
     """Whether a family's base gives anything that the config's mapping reads, and can be acted on by its programs."""
     accepted = {method_class("program", p.type).accepts for p in config.programs}
-    return bool(_gives(family) & set(config.mapping.reads())) and accepted <= {*_backbone(family).stages, "any"}
+    if not (_gives(family) & set(config.mapping.reads()) and accepted <= {*_backbone(family).stages, "any"}):
+        return False
+    if family in AUDIO_FAMILIES:  # some programs act only on some of the bases that hear
+        try:
+            resolve(config, *_tiny(family))
+        except ConfigError:
+            return False
+    return True
 
 
 @cache
+def _tiny(family: str) -> tuple[Backbone, Any]:
+    base, processor = tiny(family)
+    return backbone_of(base, processor), processor
+
+
 def _backbone(family: str) -> Backbone:
-    return backbone_of(*tiny(family))
+    return _tiny(family)[0]
 
 
 def _gives(family: str) -> frozenset[str]:

@@ -33,9 +33,8 @@ def _wav2vec2(cls: type, config: type = t.Wav2Vec2Config, **more: Any) -> Made:
 
 def _whisper(cls: type) -> Made:
     facts = {"max_source_positions": 50, "max_target_positions": 16, "num_labels": 7, "classifier_proj_size": 16}
-    config = t.WhisperConfig(**_D_MODEL, **facts)
     return lambda: (
-        cls(config),
+        cls(t.WhisperConfig(**_D_MODEL, **facts)),
         t.WhisperProcessor(t.WhisperFeatureExtractor(chunk_length=1), word_tokenizer("bytes")),
     )
 

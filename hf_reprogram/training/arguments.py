@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+import torch
 from transformers import TrainingArguments
 
 from ..errors import ConfigError, did_you_mean, first_line
@@ -56,6 +57,7 @@ def training_arguments(recipe: Recipe, problem_type: str) -> TrainingArguments:
         "logging_first_step": True,
         "report_to": "none",
         "save_total_limit": 2,
+        "dataloader_pin_memory": torch.cuda.is_available() and not given.get("use_cpu"),  # else torch warns
         **_strategies(given),
         **given,
     }

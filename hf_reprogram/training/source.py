@@ -98,6 +98,18 @@ def _open(data: DataRecipe, where: str) -> Any:
     return rows
 
 
+def look_for_files(data: DataRecipe) -> None:
+    """Raise where a file that the recipe names is not there; Hub names are not asked for.
+
+    Raises:
+        DataError: names the file, and the nearest one beside it.
+    """
+    for where, given in (("data.train", data.train), ("data.validation", data.validation)):
+        for name in [given] if isinstance(given, str) else given or []:
+            if _suffix(name) in SUFFIXES:
+                _existing(name, where)
+
+
 def _suffix(name: str) -> str:
     return Path(name.removesuffix(".gz")).suffix
 

@@ -26,6 +26,22 @@ def test_help_loads_no_torch(arguments: list[str]) -> None:
     assert done.stdout.startswith("usage: hf-reprogram")
 
 
+def test_a_recipes_files_are_looked_for_without_torch(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "base: {model: x}\ndata: {train: ./rwos.jsonl}\npreset: warp\noptions: {labels: [a, b]}\noutput: o\n"
+    )
+    (tmp_path / "rows.jsonl").write_text("")
+    code = (
+        "import sys; from hf_reprogram.cli import main\n"
+        f"status = main(['train', {str(recipe)!r}])\n"
+        f"print(status, [m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "2 []"
+    assert "rwos.jsonl is no file" in done.stderr and "did you mean 'rows.jsonl'" in done.stderr
+
+
 def test_every_file_is_a_command(capsys: pytest.CaptureFixture) -> None:
     files = {p.stem for p in Path(cli.__file__).parent.glob("[!_]*.py")}
     assert set(cli.commands()) == files >= {"inspect", "methods"}

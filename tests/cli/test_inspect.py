@@ -86,7 +86,7 @@ def test_it_fits_and_steers_no_terminal(folder: Path, capsys: Capture) -> None:
     assert max(map(len, shown.splitlines()[1:])) <= 100
     assert all(c.isprintable() or c == "\n" for c in shown)
     facts = {
-        "name": "x\x1b[2J", "numbers": 1, "program": [], "template": "\x1b]0;title\x07 {text}",
+        "name": "x\x1b[2J", "numbers": 1, "program": [], "canvas": None, "template": "\x1b]0;title\x07 {text}",
         "labels": ["a\rb", "c"], "fingerprint": None, "checksum": None,
         "mapping": {"type": "x", "about": "x", "options": {}, "chosen": []}, "words": {}, "bytes": {}, "tensors": [],
         "base": {"name": "a\nb", "class": "L\x9b", "width": None, "dtype": None, "auto_class": None}, "use": [],

@@ -1,0 +1,30 @@
+"""Which of the contract's tests run at every change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hf_reprogram.registry import method_class
+from hf_reprogram.testing import FAMILIES
+
+
+# Programs of the spectrogram and inside the encoder are many: at every change they go through one base of each way in
+# and out (a spectrogram or a wave; classes, letters, words), through all of them in `make test-slow`.
+QUICK = {*FAMILIES, "whisper-seq2seq", "wav2vec2-ctc", "ast-classifier"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        values = getattr(item, "callspec", None)
+        if here not in item.path.parents or values is None:
+            continue
+        given = values.params
+        program = given.get("program", given.get("name") if given.get("kind") == "program" else None)
+        if program is None or given["family"] in QUICK:
+            continue
+        if method_class("program", program).accepts in ("features", "latent"):
+            item.add_marker(pytest.mark.slow)
