@@ -206,8 +206,8 @@ def of_tasks(data: Data) -> list[tuple[str, list[Row]]]:
     return [(HUM, data.hummed), (CLEAN, data.clean)]
 
 
-def record(losses: list[float], data: Data, seed: int, accuracy: float) -> dict[str, Any]:
-    """What the artefact says of its training."""
+def record(losses: list[float], data: Data, seed: int, accuracy: float, others: Sequence[Outcome]) -> dict[str, Any]:
+    """What the artefact says of its training, and what the others reach."""
     return {
         "seed": seed,
         "data": f"synthetic tones under a hum, {len(data.train)} frames",
@@ -216,6 +216,7 @@ def record(losses: list[float], data: Data, seed: int, accuracy: float) -> dict[
         "learning_rate": LEARNING_RATE,
         "loss": {"first": round(losses[0], 4), "last": round(losses[-1], 4)},
         "metrics": {"accuracy": round(accuracy, 2), "test_rows": len(data.hummed)},
+        "baselines": {other.method: {"accuracy": round(other.accuracy(data.truth), 2)} for other in others},
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
     }
 
@@ -232,7 +233,7 @@ def measure(data: Data, epochs: int, seed: int = SEED) -> tuple[dict[str, list[O
 
     say("training: on the frozen tracker, then on a tracker of random weights")
     ours, losses = taught(model, "ours", data, epochs, seed)
-    model.peft_config["default"].training = record(losses, data, seed, ours[HUM].accuracy(data.truth))
+    model.peft_config["default"].training = record(losses, data, seed, ours[HUM].accuracy(data.truth), found[HUM])
     ours = {task: replace(outcome, artefact_bytes=artefact_bytes(model)) for task, outcome in ours.items()}
     other, _ = taught(with_sound(stranger, extractor), "random_source", data, epochs, seed)
     if digest(base) != before:
