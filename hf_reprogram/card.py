@@ -178,8 +178,8 @@ def _limits(config: ReprogramConfig) -> str:
     return (
         f"## Limits\n\nIt works with exactly this base and {processor}: loading checks their fingerprints. Loading "
         "reads JSON and safetensors, and runs nothing of it. A program inherits what the base knows and gets wrong, "
-        f"its biases included.{always} Compare it with a classical model on your own rows, and look at its errors, before "
-        "anything depends on it."
+        f"its biases included.{always} Compare it with a classical model on your own rows, and look at its errors, "
+        "before anything depends on it."
     )
 
 

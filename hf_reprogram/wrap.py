@@ -78,6 +78,7 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
     config.mapping.suits(backbone.gives, type(backbone.base).__name__)
     config.mapping.resolve(tokenizer, config.labels)
     config.mapping.suits(backbone.gives, type(backbone.base).__name__)
+    _mind_the_head(config, backbone)
     if backbone.modality == "text":
         _check_answer(config, backbone, tokenizer)
         _mind_the_space(config, backbone, tokenizer)
@@ -136,6 +137,21 @@ def _reading(config: ReprogramConfig, backbone: Any) -> Reading:
     """What the config's mapping reads, resolved."""
     mapping = method_class("mapping", config.mapping.type)
     return mapping(config.mapping, backbone, config.labels, config.problem_type).reading()
+
+
+def _mind_the_head(config: ReprogramConfig, backbone: Any) -> None:
+    """Warn of a classifier that was never trained: `from_pretrained` says so once, and loses it (S19)."""
+    if "classes" not in config.mapping.reads() or "classes" not in backbone.gives:
+        return
+    heads = [m for m in backbone.base.modules() if getattr(m, "out_features", None) == backbone.classes]
+    bias = getattr(heads[-1], "bias", None) if heads else None
+    if bias is not None and not bias.is_meta and not bool(bias.any()):
+        warnings.warn(
+            f"model: the classifier of this {type(backbone.base).__name__} has a bias of zeros, as one has that was "
+            "never trained: its classes mean nothing. Fix: a fine-tuned checkpoint, or linear with on='state'.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _mind_the_space(config: ReprogramConfig, backbone: Any, processor: Any) -> None:

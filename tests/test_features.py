@@ -138,6 +138,15 @@ class TestFrozenRows:
         with pytest.raises(UsageError, match="their labels are"):
             fitted(hr.get_reprogram_model(base, config, tokenizer), rows)
 
+    def test_a_draw_of_them_needs_no_pass(self) -> None:
+        model = built()
+        rows = model.frozen_rows(ROWS)
+        seen = calls(model)
+        few = rows.select([5, 0, 4, 1])
+        ridge = fitted(model, few)
+        assert seen == [] and len(few) == 4 and torch.equal(few[1]["readout"], rows[0]["readout"])
+        torch.testing.assert_close(ridge, fitted(model, [ROWS[i] for i in (5, 0, 4, 1)]), atol=1e-5, rtol=0)
+
     def test_without_labels(self) -> None:
         model = built()
         with pytest.raises(DataError, match="rows without labels"):

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,8 @@ class AudioCollator:
         dict of `input_values` (batch, samples) float32, `signal_mask` (batch, samples) bool: where the signal sits;
         `labels`, `offset` (batch,) and `adapter_names` where the rows have them.
     """
+
+    one_length = True  # on the canvas: no need to read every clip to sort them
 
     def __init__(
         self, rate: int, layouts: Mapping[str, AudioLayout], active: str, names: Sequence[str] | None = None
@@ -187,6 +190,19 @@ def read_audio(value: Any, where: str) -> tuple[np.ndarray, int]:
             "of a datasets column: cast_column('audio', Audio(decode=False))",
         )
     return _from_file(source, where)
+
+
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
+
+
+def sounds_in(folder: str | os.PathLike) -> list[dict[str, str]]:
+    """Rows of a folder of sounds, in the order of their paths: `{"audio": path, "label": name of the sub-folder}`.
+
+    `datasets`' own reader of such folders needs torchcodec. Sounds in the folder itself have no label.
+    """
+    root = Path(folder)
+    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in SOUNDS)
+    return [{"audio": str(p), **({"label": p.parent.name} if p.parent != root else {})} for p in found]
 
 
 def _from_file(source: Any, where: str) -> tuple[np.ndarray, int]:

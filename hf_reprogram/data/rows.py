@@ -24,6 +24,7 @@ def as_rows(rows: Any, column: str) -> list[dict[str, Any]]:
         rows = [rows]
     if not isinstance(rows, Iterable):
         raise DataError("rows", f"{rows!r} is a {type(rows).__name__}", "a text, a dict, or a list of these")
+    rows = undecoded(rows)
     made = []
     for i, row in enumerate(rows):
         if isinstance(row, str):
@@ -34,6 +35,17 @@ def as_rows(rows: Any, column: str) -> list[dict[str, Any]]:
     if not made:
         raise DataError("rows", "empty", "at least one row")
     return made
+
+
+def undecoded(rows: Any) -> Any:
+    """A dataset whose audio columns come as their files: decoding by `datasets` would need torchcodec and FFmpeg."""
+    features = getattr(rows, "features", None)
+    if not isinstance(features, Mapping) or not hasattr(rows, "cast_column"):
+        return rows
+    for name, feature in features.items():
+        if type(feature).__name__ == "Audio" and feature.decode:
+            rows = rows.cast_column(name, type(feature)(sampling_rate=feature.sampling_rate, decode=False))
+    return rows
 
 
 def label_of(row: Mapping[str, Any]) -> Any:

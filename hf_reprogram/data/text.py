@@ -65,6 +65,8 @@ class TextCollator:
         `answer_index` and `answer_ids` (batch, tokens); `labels` stay one per row.
     """
 
+    one_length = False
+
     def __init__(
         self,
         tokenizer: Any,

@@ -42,7 +42,7 @@ class LinearConfig(MappingOptions):
     )
     words: list[str] = option([], "Words whose logits are mapped, where on='rows'.")
     solver: str = option("ridge", "How the map is found.", choices=("ridge", "logistic", "gradient"))
-    start: str = option("random", "Where the gradient solver starts.", choices=("random", "ridge"))
+    start: str = option("random", "Where the gradient solver starts.", choices=("random", "ridge", "logistic"))
     inverse_penalty: float = option(0.1, "C of the logistic solver, on standardised features.", low=1e-6, high=1e6)
     ids: list[int] | None = option(None, "Filled in: token ids of `words`.")
 
@@ -52,8 +52,8 @@ class LinearConfig(MappingOptions):
             raise ConfigError(
                 "LinearConfig.words", f"{self.words!r} with on={self.on!r}", "words where on='rows', and only there"
             )
-        if self.start == "ridge" and self.solver != "gradient":
-            raise ConfigError("LinearConfig.start", f"'ridge' with solver={self.solver!r}", "solver='gradient'")
+        if self.start != "random" and self.solver != "gradient":
+            raise ConfigError("LinearConfig.start", f"{self.start!r} with solver={self.solver!r}", "solver='gradient'")
 
     def reads(self) -> tuple[str, ...]:
         return ({"rows": "rows", "source": "rows"}.get(self.on, self.on),)
@@ -76,9 +76,9 @@ class Linear(Mapping):
 
     - `ridge` (default): least squares on one-hot labels (on -1 and 1 for several labels to a row, on the numbers
       themselves for regression) in closed form, the penalty chosen by exact leave-one-out error on the grid
-      10^j tr(Z'Z) / min(N, K), j = -4 ... 3, Z centred (scikit-learn's RidgeCV, float64).
+      10^j tr(Z'Z) / min(N, K), j = -4 ... 3, Z centred (scikit-learn's RidgeCV, float64); one row per label: j = -1.
     - `logistic`: L2 logistic regression on standardised features; the standardisation is folded into the map.
-    - `gradient`: trained with the program, from small random numbers or from the ridge solution.
+    - `gradient`: trained with the program, from small random numbers or from the ridge or logistic solution.
 
     The first two are estimated once, by `fit_mapping(rows)` or at the start of training.
 
@@ -96,8 +96,9 @@ class Linear(Mapping):
             raise ConfigError("LinearConfig.ids", f"{options.ids!r}", f"token ids below {backbone.head.size}")
         if options.layer is not None and backbone.modality == "text":
             raise ConfigError("LinearConfig.layer", f"{options.layer} of a base that reads", "None: its last layer")
-        if options.solver == "logistic" and problem_type != "single_label_classification":
-            raise ConfigError("LinearConfig.solver", f"'logistic' for {problem_type}", "'ridge' or 'gradient'")
+        if self._logistic and problem_type != "single_label_classification":
+            name, other = ("solver", "gradient") if options.solver == "logistic" else ("start", "random")
+            raise ConfigError(f"LinearConfig.{name}", f"'logistic' for {problem_type}", f"'ridge' or {other!r}")
         size = {
             "state": lambda: backbone.state_size(options.pool, options.layer),
             "rows": lambda: len(options.words),
@@ -117,6 +118,11 @@ class Linear(Mapping):
             # Not zero: through a zero matrix no gradient would reach the program.
             bound = self.matrix.shape[1] ** -0.5
             self.matrix.copy_((torch.rand(self.matrix.shape, generator=generator) * 2 - 1) * bound)
+
+    @property
+    def _logistic(self) -> bool:
+        """Whether what is estimated is a logistic regression."""
+        return "logistic" in (self.options.solver, self.options.start)
 
     @property
     def estimated(self) -> str:
@@ -139,10 +145,13 @@ class Linear(Mapping):
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
         z, y = values.detach().double().cpu().numpy(), labels.cpu().numpy()
-        if self.options.solver == "logistic":
+        if self._logistic:
             matrix, bias = logistic(z, self._complete(y), self.options.inverse_penalty)
         elif self.problem_type == "single_label_classification":
-            matrix, bias, *_ = ridge(z, np.eye(len(self.labels))[self._complete(y)])
+            # Where no label has two rows, the one left out is of a label unseen: the best guess is the mean, and the
+            # largest penalty would win.
+            penalties = None if np.bincount(self._complete(y)).max() > 1 else [fixed_penalty(z)]
+            matrix, bias, *_ = ridge(z, np.eye(len(self.labels))[y], penalties)
         else:  # labels 0 and 1 become -1 and 1, so that a score above zero means yes
             matrix, bias, *_ = ridge(z, y * 2.0 - 1 if self.problem_type == "multi_label_classification" else y)
         self.matrix.copy_(torch.from_numpy(matrix))
@@ -179,12 +188,19 @@ def ridge(
     """
     from sklearn.linear_model import RidgeCV
 
-    if penalties is None:
-        scale = float(np.square(z - z.mean(0)).sum()) / min(z.shape)
-        # With two rows or fewer, leaving one out leaves nothing to fit: the middle of the grid.
-        penalties = [10.0**j * max(scale, 1e-12) for j in (range(-4, 4) if len(z) > 2 else [0])]
+    if penalties is None:  # with two rows or fewer, leaving one out leaves nothing to fit
+        penalties = [10.0**j * _scale(z) for j in range(-4, 4)] if len(z) > 2 else [fixed_penalty(z)]
     found = RidgeCV(alphas=penalties).fit(z, target)
     return np.atleast_2d(found.coef_), np.atleast_1d(found.intercept_), float(found.alpha_), -float(found.best_score_)
+
+
+def _scale(z: np.ndarray) -> float:
+    return max(float(np.square(z - z.mean(0)).sum()) / min(z.shape), 1e-12)
+
+
+def fixed_penalty(z: np.ndarray) -> float:
+    """The penalty where leaving one out tells nothing: tr(Z'Z) / (10 min(N, K)), Z centred."""
+    return 0.1 * _scale(z)
 
 
 def logistic(z: np.ndarray, y: np.ndarray, inverse_penalty: float) -> tuple[np.ndarray, np.ndarray]:

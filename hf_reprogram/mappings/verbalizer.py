@@ -34,8 +34,8 @@ class VerbalizerConfig(MappingOptions):
     calibration: str | None = option(
         None,
         "Offset subtracted from the scores: contextual (content-free texts), domain (texts of yours), batch (rows "
-        "given to fit_mapping, labels not needed).",
-        choices=("contextual", "domain", "batch"),
+        "given to fit_mapping, labels not needed); words (such rows again): from each word, before they are reduced.",
+        choices=("contextual", "domain", "batch", "words"),
     )
     calibration_texts: list[str] = option(["N/A"], "Texts of contextual and domain calibration.")
     length: str = option(
@@ -153,6 +153,10 @@ class Verbalizer(Mapping):
     give contextual calibration (2102.09690), a domain text gives domain-conditional PMI (2104.08315) up to a constant
     per row, unlabelled rows give batch calibration (2309.17249).
 
+    `calibration="words"` is ours: the mean of logit_w over unlabelled rows is subtracted from logit_w, word by word.
+    Where a base is asked nothing, as one that hears a single word, forms of a word ("yes", "Yes") differ more in how
+    often they are written at all than in what is heard.
+
     Shapes: readout (batch, words), (batch, head dim), or (batch * words, tokens) for words of several tokens; logits
     (batch, classes).
 
@@ -179,11 +183,18 @@ class Verbalizer(Mapping):
             raise ConfigError(
                 "VerbalizerConfig.ids", f"{max(used)}", f"token ids below {backbone.head.size}, the base's vocabulary"
             )
+        if options.calibration in ("contextual", "domain") and backbone.modality == "audio":
+            what = f"{options.calibration!r}: texts for a base that hears"
+            raise ConfigError("VerbalizerConfig.calibration", what, "'words' or 'batch': rows for fit_mapping")
         if options.calibration:
-            self.register_buffer("offset", torch.zeros(len(labels)))
+            self.register_buffer("offset", torch.zeros(sum(self.sizes) if self._by_word else len(labels)))
         if options.rows == "trained":
             self.vectors = nn.Parameter(torch.zeros(len(self.ids), backbone.head.width))
             self.bias = nn.Parameter(torch.zeros(len(self.ids)))
+
+    @property
+    def _by_word(self) -> bool:
+        return self.options.calibration == "words"
 
     @property
     def estimated(self) -> str:
@@ -205,9 +216,10 @@ class Verbalizer(Mapping):
         return Reading("rows", ids=self.ids)
 
     def calibration_rows(self) -> list[str] | None:
-        return None if self.options.calibration == "batch" else self.options.calibration_texts
+        return None if self.options.calibration in ("batch", "words") else self.options.calibration_texts
 
-    def _scores(self, values: Tensor) -> Tensor:
+    def _words(self, values: Tensor) -> Tensor:
+        """logit_w of every word, (batch, words)."""
         if self.options.tokens:
             # (batch * words, tokens), or (batch, words * tokens) as `fit` gets it; a word's missing tokens are 0.
             values = values.reshape(-1, self.rows_per_example, max(map(len, self.options.continuations())))
@@ -215,7 +227,10 @@ class Verbalizer(Mapping):
             values = values / self.lengths if self.options.length == "mean" else values
         if self.options.rows == "trained":
             values = nn.functional.linear(values.float(), self.vectors, self.bias)  # (batch, words)
-        groups = values.float().split(self.sizes, dim=1)
+        return values.float()
+
+    def _reduced(self, words: Tensor) -> Tensor:
+        groups = words.split(self.sizes, dim=1)
         if self.options.reduce == "logsumexp":
             return torch.stack([g.logsumexp(1) - math.log(g.shape[1]) for g in groups], 1)  # (batch, classes)
         if self.options.reduce == "max":
@@ -223,13 +238,20 @@ class Verbalizer(Mapping):
         return torch.stack([g.mean(1) for g in groups], 1)
 
     def forward(self, readout: Readout) -> Tensor:
-        scores = self._scores(readout.values)
+        words = self._words(readout.values)
+        if self._by_word:
+            return self._reduced(words - self.offset)
+        scores = self._reduced(words)
         return scores - self.offset if self.options.calibration else scores
 
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
-        share = self._scores(values).double().softmax(1).mean(0)
-        self.offset.copy_(share.clamp(min=1e-12).log())
+        words = self._words(values)
+        if self._by_word:
+            self.offset.copy_(words.double().mean(0))
+        else:
+            share = self._reduced(words).double().softmax(1).mean(0)
+            self.offset.copy_(share.clamp(min=1e-12).log())
         self.fitted.fill_(1)
 
     def explain(self) -> dict[str, Any]:

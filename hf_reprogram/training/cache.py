@@ -25,6 +25,8 @@ class FrozenCollator:
         collator: for rows that are not frozen: `trainer.predict(rows)` goes on working.
     """
 
+    one_length = False  # frozen rows know their lengths
+
     def __init__(self, collator: Any) -> None:
         self.collator = collator
 

@@ -35,7 +35,8 @@ class DataRecipe:
     """Labelled rows.
 
     Args:
-        train: a file, several, or a pattern (json, jsonl, csv, tsv, parquet, each also .gz); or a Hub name.
+        train: a file, several, or a pattern (json, jsonl, csv, tsv, parquet, each also .gz); a folder that has one of
+            sounds for every label; or a Hub name.
         validation: likewise. None takes `validation_share` of train, seeded and stratified.
         split, validation_split: of a Hub name, in datasets' words (`train[:1000]`). `validation_split` without
             `validation` is a split of the same dataset as train.

@@ -72,9 +72,14 @@ def _open(data: DataRecipe, where: str) -> Any:
     """The dataset behind a name or files."""
     import datasets
 
+    from ..data.audio import sounds_in  # not with the file: a recipe is looked through before torch is loaded
+
     files = [data.train] if isinstance(data.train, str) else list(data.train)
     is_file = [not Path(f).is_dir() and (_suffix(f) in SUFFIXES or f.startswith(("/", "."))) for f in files]
     try:
+        if len(files) == 1 and Path(files[0]).is_dir() and (sounds := sounds_in(files[0])):
+            rows = datasets.Dataset.from_list(sounds)
+            return rows.to_iterable_dataset() if data.streaming else rows
         if all(is_file):
             found = [path for f in files for path in _existing(f, where)]
             kind, options = _format(found, where)

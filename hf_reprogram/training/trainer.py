@@ -9,6 +9,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
+from ..data.rows import undecoded
 from ..errors import DataError, UsageError
 from ..features import FrozenRows
 from ..metrics import metrics
@@ -59,7 +60,8 @@ class ReprogramTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy not in ("random", "group_by_length") or not has_length(rows):
+        fixed = getattr(self.data_collator, "one_length", True)  # a collator of the user's own says nothing of lengths
+        if self.args.train_sampling_strategy not in ("random", "group_by_length") or not has_length(rows) or fixed:
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
@@ -119,6 +121,9 @@ def make_trainer(
     if "optimizers" not in kwargs:
         parameter_groups(model, args)  # raises here, not at the first step, where nothing trains
     _check_rows(train_dataset)
+    train_dataset = undecoded(train_dataset)
+    if not isinstance(eval_dataset, dict):
+        eval_dataset = undecoded(eval_dataset)
     if not has_length(train_dataset):
         _check_stream(model, args)
         if args.accelerator_config.dispatch_batches is None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hf_reprogram.config import ReprogramConfig
-from hf_reprogram.errors import DataError
-from hf_reprogram.mappings.linear import LinearConfig, logistic, ridge
+from hf_reprogram.errors import ConfigError, DataError
+from hf_reprogram.mappings.linear import LinearConfig, fixed_penalty, logistic, ridge
 from hf_reprogram.model import get_reprogram_model
 from hf_reprogram.testing import LABELS, LANGUAGE_MODELS, ROWS, logits_of, tiny
 
@@ -57,6 +57,25 @@ def test_two_rows_get_a_fixed_penalty() -> None:
     assert np.isfinite(matrix).all() and np.isfinite(bias).all()
 
 
+def test_one_row_per_label_gets_a_fixed_penalty() -> None:
+    """Leaving one out leaves no row of its label: its error falls with the penalty and would choose the largest."""
+    z, target = Z[[0, 4, 7]], np.eye(3)
+    scale = np.square(z - z.mean(0)).sum() / 3
+    assert ridge(z, target)[2] == pytest.approx(1000 * scale)
+    base, tokenizer = tiny("bert")
+    config = ReprogramConfig(
+        program={"type": "none", "template": "{text}"},
+        mapping=LinearConfig(on="state", pool="mean"),
+        labels=list("abc"),
+    )
+    mapping = get_reprogram_model(base, config, tokenizer).active_mapping()
+    z = torch.randn(6, mapping.matrix.shape[1], generator=torch.Generator().manual_seed(0))
+    for rows, penalties in ((3, [fixed_penalty(z[:3].double().numpy())]), (6, None)):
+        mapping.fit(z[:rows], torch.arange(rows) % 3)
+        matrix, *_ = ridge(z[:rows].double().numpy(), np.eye(3)[np.arange(rows) % 3], penalties)
+        np.testing.assert_allclose(mapping.matrix.numpy(), matrix, atol=1e-6)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_logistic_folds_the_standardisation_in(classes: int) -> None:
     from sklearn.linear_model import LogisticRegression
@@ -80,6 +99,7 @@ def test_logistic_folds_the_standardisation_in(classes: int) -> None:
         {"on": "rows", "words": [" good", " bad", " fine"]},
         {"on": "source"},
         {"on": "state", "solver": "gradient", "start": "ridge"},
+        {"on": "state", "solver": "gradient", "start": "logistic"},
     ],
     ids=lambda o: "-".join(str(v) for v in o.values()),
 )
@@ -94,7 +114,7 @@ def test_every_reading_fits_what_it_can_fit(options: dict, family: str) -> None:
     columns = model.collator()([{**row, "label": None} for row in ROWS])
     z = model.reprogrammed.readout(columns, model.active_mapping().reading()).double().numpy()
     y = np.array([LABELS.index(row["label"]) for row in ROWS])
-    matrix, bias = logistic(z, y, 0.1) if options.get("solver") == "logistic" else ridge(z, np.eye(2)[y])[:2]
+    matrix, bias = logistic(z, y, 0.1) if "logistic" in options.values() else ridge(z, np.eye(2)[y])[:2]
     torch.testing.assert_close(logits.double(), torch.from_numpy(z @ matrix.T + bias), atol=1e-4, rtol=1e-4)
 
 
@@ -106,3 +126,19 @@ def test_a_label_without_rows_is_an_error() -> None:
     model = get_reprogram_model(base, config, tokenizer)
     with pytest.raises(DataError, match="no row of \\['mixed'\\]"):
         model.fit_mapping(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [({"solver": "logistic"}, "solver"), ({"solver": "gradient", "start": "logistic"}, "start")],
+)
+def test_a_logistic_map_is_of_one_label_to_a_row(options: dict, where: str) -> None:
+    base, tokenizer = tiny("bert")
+    config = ReprogramConfig(
+        program={"type": "none", "template": "{text}"},
+        mapping=LinearConfig(on="state", pool="mean", **options),
+        labels=LABELS,
+        problem_type="multi_label_classification",
+    )
+    with pytest.raises(ConfigError, match=f"LinearConfig.{where}: 'logistic' for multi_label"):
+        get_reprogram_model(base, config, tokenizer)

@@ -18,6 +18,8 @@ from hf_reprogram.testing import ROWS, logits_of, tiny
 class _Backbone:
     """Only the shapes that a mapping asks for."""
 
+    modality = "text"
+
     class head:
         size, width = 6, 4
 
@@ -60,6 +62,25 @@ def test_batch_calibration() -> None:
     torch.testing.assert_close(mapping(Readout(values)), expected, atol=1e-3, rtol=0)
 
 
+def test_calibration_by_word() -> None:
+    """Words (3, 0, 1), (1, 2, 1): means (2, 1, 1), less these (1, -1, 0), (-1, 1, 0): maxima (1, 0), (1, 0)."""
+    values = torch.tensor([[3.0, 0.0, 1.0], [1.0, 2.0, 1.0]])
+    mapping = _verbalizer(reduce="max", calibration="words")
+    mapping.fit(values, None)
+    assert mapping.offset.tolist() == [2, 1, 1]
+    assert mapping(Readout(values)).tolist() == [[1, 0], [1, 0]]
+
+
+def test_calibration_by_word_takes_what_is_common_to_a_row_for_nothing() -> None:
+    """Logits differ from log-probabilities by a number of the row; the difference of two scores stays as it is."""
+    values, common = torch.randn(5, 3, generator=torch.manual_seed(0)), torch.arange(5.0)[:, None]
+    plain, moved = (_verbalizer(calibration="words") for _ in range(2))
+    plain.fit(values, None)
+    moved.fit(values + common, None)
+    expected, found = plain(Readout(values)), moved(Readout(values + common))
+    torch.testing.assert_close(found[:, 0] - found[:, 1], expected[:, 0] - expected[:, 1])
+
+
 def test_domain_calibration_is_pmi_up_to_a_constant_per_row() -> None:
     """(.02/.01, .03/.05): the difference of the scores is .6931 + .5108."""
     mapping = _verbalizer(reduce="max", calibration="domain", calibration_texts=["A review."])
@@ -91,14 +112,22 @@ def test_contextual_calibration_needs_no_rows_of_the_user() -> None:
     torch.testing.assert_close(shares, torch.tensor([[0.5, 0.5]]), atol=1e-5, rtol=0)
 
 
-def test_batch_calibration_refuses_to_map_before_it_is_fitted() -> None:
+@pytest.mark.parametrize("calibration", ["batch", "words"])
+def test_calibration_on_rows_refuses_to_map_before_it_is_fitted(calibration: str) -> None:
     base, tokenizer = tiny("llama")
-    mapping = VerbalizerConfig(words={"a": [" bad"], "b": [" good"]}, calibration="batch")
+    mapping = VerbalizerConfig(words={"a": [" bad"], "b": [" good"]}, calibration=calibration)
     model = get_reprogram_model(base, ReprogramConfig(program="prompt", mapping=mapping), tokenizer)
     with pytest.raises(UsageError, match="fit_mapping"):
         logits_of(model, ROWS)
     model.fit_mapping(ROWS)
     assert logits_of(model, ROWS).isfinite().all()
+
+
+def test_texts_cannot_calibrate_a_base_that_hears() -> None:
+    base, processor = tiny("moonshine-seq2seq")
+    mapping = VerbalizerConfig(words={"a": ["bad"], "b": ["good"]}, calibration="contextual")
+    with pytest.raises(ConfigError, match="a base that hears.*'words' or 'batch'"):
+        get_reprogram_model(base, ReprogramConfig(program="none", mapping=mapping), processor)
 
 
 def test_labels_decide_the_order_not_the_words() -> None:
