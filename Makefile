@@ -29,11 +29,13 @@ $(READY): pyproject.toml constraints.txt
 	@$(RUN) -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt -e ".[dev,audio,eval]"
 	@touch $@
 
-demo: $(READY) ## teach frozen SmolLM2 to judge reviews from 32 sentences; results in demo-output/
+demo: $(READY) ## frozen SmolLM2 judges reviews, frozen CREPE hears through a hum; results in demo-output/
 	@echo "==> models and data"
-	@$(RUN) scripts/fetch_models.py smollm2-135m vader-amazon
+	@$(RUN) scripts/fetch_models.py smollm2-135m vader-amazon crepe-tiny
 	@echo "==> demo"
 	@$(RUN) scripts/demo.py
+	@echo "==> demo, speech"
+	@$(RUN) scripts/demo_speech.py
 
 test: $(READY) ## the tests that every change must pass
 	@echo "==> models and data"

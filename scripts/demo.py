@@ -60,6 +60,7 @@ import hf_reprogram as hr
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL, DATA, LABELS = "smollm2-135m", "vader-amazon", list(fetch_models.LABELS)
+TASK = "reviews"  # of the table, which the speech demo goes on with
 SEED = 0
 BATCH = 8
 
@@ -118,16 +119,16 @@ def read_data(train_rows: int, test_rows: int) -> Data:
 
 
 class Reporter(TrainerCallback):
-    """Trainer's steps and losses for the progress bar."""
+    """Trainer's steps and losses for the progress bar; a step is `units` of work."""
 
-    def __init__(self, tell: Tell) -> None:
-        self.tell, self.losses = tell, []
+    def __init__(self, tell: Tell, units: float = BATCH * TRAINING_COST) -> None:
+        self.tell, self.units, self.losses = tell, units, []
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
         if "loss" in logs:
             self.losses.append(float(logs["loss"]))
             note = f"step {state.global_step} of {state.max_steps}, loss {self.losses[-1]:.3f}"
-            self.tell(BATCH * TRAINING_COST, note)
+            self.tell(self.units, note)
 
 
 def teach(tell: Tell, name: str, source_seed: int | None, out: Path, data: Data, steps: int, threads: int) -> Taught:
@@ -218,10 +219,10 @@ def load_base() -> tuple[Any, Any]:
 
 
 def digest(base: torch.nn.Module) -> str:
-    """sha256 over all bytes of a model's parameters."""
+    """sha256 over all bytes of a model's parameters and buffers."""
     made = hashlib.sha256()
-    for parameter in base.parameters():
-        made.update(parameter.detach().numpy())
+    for tensor in base.state_dict().values():
+        made.update(tensor.numpy().tobytes())
     return made.hexdigest()
 
 
@@ -277,7 +278,7 @@ def run(data: Data, steps: int, made: Path) -> None:
         raise RuntimeError("training has changed the frozen base. Please report this")
 
     say(f"accuracy in percent on {len(data.test):,} held-out sentences")
-    rows = table(outcomes, data.truth, notes(len(data.few), len(data.train)))
+    rows = table(outcomes, data.truth, notes(len(data.few), len(data.train)), TASK)
     print(f"{shown(rows)}\n\n{verdict(outcomes, data.truth)}")
 
     say("the saved program, loaded again")

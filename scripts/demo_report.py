@@ -17,13 +17,14 @@ from benchmarks.intervals import paired_gain
 Row = dict[str, Any]
 
 
-def table(outcomes: Sequence[Outcome], truth: Sequence[str], notes: Mapping[str, str]) -> list[Row]:
+def table(outcomes: Sequence[Outcome], truth: Sequence[str], notes: Mapping[str, str], task: str) -> list[Row]:
     """The table as plain values, best first; accuracy and its binomial standard error in percent."""
     rows = []
     for outcome in sorted(outcomes, key=lambda o: -o.accuracy(truth)):
         accuracy = outcome.accuracy(truth)
         rows.append(
             {
+                "task": task,
                 "method": outcome.method,
                 "accuracy": round(accuracy, 2),
                 "standard_error": round((accuracy * (100 - accuracy) / len(truth)) ** 0.5, 2),

@@ -148,6 +148,16 @@ def check_enough(size: int, count: int, each: int, where: str) -> None:
         )
 
 
+def says_several(base: Any) -> bool:
+    """Whether a row of a base's own task may have several of its classes (CREPE, taggers of sound events)."""
+    return getattr(base.config, "problem_type", None) == "multi_label_classification"
+
+
+def log_probabilities(logits: Tensor, several: bool) -> Tensor:
+    """Log-probabilities of the base's classes (batch, K): each for itself where a row may have several of them."""
+    return nn.functional.logsigmoid(logits) if several else logits.log_softmax(1)
+
+
 def word_tokens(tokenizer: Any, word: str, where: str) -> list[int]:
     """The token ids of a label word.
 

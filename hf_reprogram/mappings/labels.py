@@ -1,4 +1,4 @@
-"""`labels`: each target label is some of the base's own classes: drawn at random, or those it gives most often."""
+"""`labels`: each target label is some of the base's own classes: given, drawn, or those it gives most often."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..batch import Reading, Readout
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, did_you_mean
 from ..registry import option
-from .base import Mapping, MappingOptions, check_enough
+from .base import Mapping, MappingOptions, check_enough, log_probabilities, says_several
 
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,11 @@ class LabelsConfig(MappingOptions):
     method: str = option(
         "frequency",
         "How they are chosen: frequency (what the base says most often for rows of the label; needs labelled rows, "
-        "once), random, or blocks (the first so many for the first label, the next for the second).",
-        choices=("frequency", "random", "blocks"),
+        "once), random, blocks (the first so many for the first label, the next for the second), or given (`groups`).",
+        choices=("frequency", "random", "blocks", "given"),
+    )
+    groups: dict[str, list[str | int]] | None = option(
+        None, "With method='given': the base's classes that each target label stands for, by name or number."
     )
     per_label: int | None = option(
         None, "Source labels for each target label; None is as many as there are, up to `most`.", low=1, high=1000
@@ -61,8 +64,28 @@ class LabelsConfig(MappingOptions):
             raise ConfigError(
                 "LabelsConfig.soft", f"True with method={self.method!r}, which counts nothing", "method='frequency'"
             )
+        if (self.method == "given") != (self.groups is not None):
+            what = f"{'None' if self.groups is None else 'given'} with method={self.method!r}"
+            raise ConfigError("LabelsConfig.groups", what, 'method="given", groups={"cat": ["tabby"], ...}')
+        if self.method == "given":
+            self._check_groups()
+
+    def _check_groups(self) -> None:
+        where = "LabelsConfig.groups"
+        if self.on == "vocabulary":
+            raise ConfigError(where, "words of a vocabulary", "classes of a classifier", "mapping 'verbalizer'")
+        if self.per_label is not None:
+            raise ConfigError("LabelsConfig.per_label", f"{self.per_label} with groups", "None: they say how many")
+        for label, classes in self.groups.items():
+            if not classes:
+                raise ConfigError(f"{where}[{label!r}]", "[]", "at least one class of the base")
+
+    def labels(self) -> list[str] | None:
+        return None if self.groups is None else list(self.groups)
 
     def reads(self) -> tuple[str, ...]:
+        if self.method == "given":
+            return ("classes",)
         return {"auto": ("classes", "rows"), "classes": ("classes",), "vocabulary": ("rows",)}[self.on]
 
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
@@ -77,15 +100,17 @@ class Labels(Mapping):
     minus its mean over the estimation rows (`centred`).
 
     - `random`: a seeded permutation of the source labels, cut into groups (1806.11146).
+    - `given`: `groups` says it; groups may differ in size.
     - `blocks`: c gets the source labels c k ... c k + k - 1 (what the released code of 2106.09296 does for random).
     - `frequency`: F[k, c] counts the rows of c for which the base puts k first; (k, c) with the largest F is taken, k
       is then used up, c too once it has `per_label`; and so on (2211.11635). With `soft`, F sums the probabilities of
       k over the rows of c, divided by their sum over all rows. Where fewer source labels than target labels ever come
       first, hard counts say nothing, and soft ones are taken (logged).
 
-    `mean` and `sum` of probabilities are log of their mean or sum; the loss's softmax then divides by the sum over the
-    target labels, so that source labels that nobody has do not count. Every sum is over groups of one size, so that no
-    label has a head start. Ties go to the lowest index.
+    A probability is the softmax over the source labels, or the sigmoid where a row of the base's own task may have
+    several (its config's `problem_type`). `mean` and `sum` of probabilities are log of their mean or sum; the loss's
+    softmax then divides by the sum over the target labels, so that source labels that nobody has do not count. Groups
+    that are not given are of one size, so that no label has a head start in a sum. Ties go to the lowest index.
 
     Shapes: readout (batch, K), or (batch, labels * per_label) once fitted on a vocabulary: only the chosen rows are
     read then; logits (batch, labels).
@@ -102,8 +127,12 @@ class Labels(Mapping):
         self.on_classes = "classes" in backbone.gives
         self.size = backbone.classes if self.on_classes else backbone.head.size
         self.names = backbone.base.config.id2label if self.on_classes else {}
-        each = options.per_label or max(1, min(options.most, self.size // len(labels)))
-        check_enough(self.size, len(labels), each, "LabelsConfig.per_label")
+        self.several = self.on_classes and says_several(backbone.base)
+        if options.groups is not None:
+            each = max(map(len, options.groups.values()))
+        else:
+            each = options.per_label or max(1, min(options.most, self.size // len(labels)))
+            check_enough(self.size, len(labels), each, "LabelsConfig.per_label")
         self.register_buffer("indices", torch.zeros(len(labels), each, dtype=torch.int64))
         if options.centred:
             self.register_buffer("mean", torch.zeros(len(labels), each))
@@ -118,10 +147,31 @@ class Labels(Mapping):
 
     @torch.no_grad()
     def initialise(self, backbone: Any, generator: torch.Generator) -> None:
+        if self.options.groups is not None:
+            self.indices.copy_(self._given(self.options.groups))
+            return
         order = torch.arange(self.size)
         if self.options.method != "blocks":
             order = torch.randperm(self.size, generator=generator)
         self.indices.copy_(order[: self.indices.numel()].view_as(self.indices))
+
+    def _given(self, groups: dict[str, list[str | int]]) -> Tensor:
+        """(labels, longest) the numbers of the classes that the user gave; -1 where a group is shorter."""
+        numbers, taken = {name: i for i, name in self.names.items()}, {}
+        found = torch.full(self.indices.shape, -1)
+        for i, label in enumerate(self.labels):
+            where = f"LabelsConfig.groups[{label!r}]"
+            for j, each in enumerate(groups[label]):
+                number = numbers.get(each) if isinstance(each, str) else each
+                if number is None:
+                    raise ConfigError(where, f"the base has no class {each!r}", None, did_you_mean(each, numbers))
+                if not 0 <= number < self.size:
+                    raise ConfigError(where, f"{number}", f"0 to {self.size - 1}")
+                if number in taken:
+                    raise ConfigError(where, f"{each!r}, which {taken[number]!r} has", "each class once")
+                taken[number] = label
+                found[i, j] = number
+        return found
 
     def reading(self) -> Reading:
         if self.on_classes:
@@ -136,16 +186,21 @@ class Labels(Mapping):
     def forward(self, readout: Readout) -> Tensor:
         values = readout.values.float()
         if self.options.scores == "probabilities":
-            values = values.log_softmax(1)
+            values = log_probabilities(values, self.several)
         if self.on_classes or values.shape[1] == self.size:
             values = values[:, self.indices.flatten()]
         groups = values.view(-1, *self.indices.shape)  # (batch, labels, per label)
         if self.options.centred:
             groups = groups - self.mean
+        nothing = self.indices < 0  # (labels, per label): given groups may differ in size
+        count = (~nothing).sum(-1)
         if self.options.scores == "probabilities":
-            total = groups.logsumexp(-1)
-            return total - np.log(groups.shape[-1]) if self.options.reduce == "mean" else total
-        return {"mean": groups.mean, "sum": groups.sum, "logsumexp": groups.logsumexp}[self.options.reduce](-1)
+            total = groups.masked_fill(nothing, -torch.inf).logsumexp(-1)
+            return total - count.log() if self.options.reduce == "mean" else total
+        if self.options.reduce == "logsumexp":
+            return groups.masked_fill(nothing, -torch.inf).logsumexp(-1)
+        total = groups.masked_fill(nothing, 0.0).sum(-1)
+        return total / count if self.options.reduce == "mean" else total
 
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
@@ -154,7 +209,7 @@ class Labels(Mapping):
         if bad:
             raise DataError(f"fit_mapping(rows)[{bad[0]}]", "NaN or infinity among the base's scores", "finite scores")
         if self.options.scores == "probabilities":
-            z = z.log_softmax(1)
+            z = log_probabilities(z, self.several)
         mean = z.mean(0)
         if self.options.method == "frequency":
             z = z - mean if self.options.centred else z
@@ -181,7 +236,7 @@ class Labels(Mapping):
         return greedy(counts, self.indices.shape[1])
 
     def explain(self) -> dict[str, Any]:
-        chosen = [[self.names.get(i, i) for i in row] for row in self.indices.tolist()]
+        chosen = [[self.names.get(i, i) for i in row if i >= 0] for row in self.indices.tolist()]
         return {
             "reads": "the base's own classes" if self.on_classes else "tokens of the vocabulary",
             "method": self.options.method,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from ..config import ReprogramConfig
 from ..errors import ConfigError, did_you_mean, first_line
 from ..metrics import BEST
 from ..model import ReprogramModel, get_reprogram_model
+from ..registry import method_class
 from ..template import columns, parse
 from . import source
 from .arguments import training_arguments
@@ -56,11 +58,11 @@ def run(recipe: Recipe) -> Result:
     """
     config = program_config(recipe)
     arguments = training_arguments(recipe, config.problem_type)
-    wanted = columns(parse(config.layout() or "{text}"))
+    wanted = wanted_columns(config, recipe.data.columns)
     labels = config.labels if config.problem_type == "single_label_classification" else None
     with arguments.main_process_first(desc="reading rows"):  # the others find what it has cached
         rows = source.load(recipe.data, wanted, labels, recipe.seed)
-    base, tokenizer = load_base(recipe.base)
+    base, tokenizer = load_base(recipe.base, bool(getattr(config.mapping, "words", None)))
     model = get_reprogram_model(base, config, processing_class=tokenizer, seed=recipe.seed)
     if "max_grad_norm" not in recipe.training:
         arguments.max_grad_norm = model.backbone.rms()  # 1.0 in the base's own units (N30)
@@ -94,8 +96,22 @@ def program_config(recipe: Recipe) -> ReprogramConfig:
     return ReprogramConfig.from_dict(recipe.config)
 
 
-def load_base(base: BaseRecipe) -> tuple[Any, Any]:
-    """(model, tokenizer) of a recipe's base: the class that its own config names, or `auto_class`."""
+def wanted_columns(config: ReprogramConfig, given: Mapping[str, str]) -> list[str]:
+    """Columns that a run takes from its data: the template's; `audio` for a base that hears, `series` where the recipe
+    names that. A base hears where the config has a canvas, or a program of sound."""
+    stages = {method_class("program", p.type).accepts for p in config.programs}
+    if config.canvas is None and not stages & {"wave", "features", "latent"}:
+        return columns(parse(config.layout() or "{text}"))
+    return ["series"] if "series" in given else ["audio"]
+
+
+def load_base(base: BaseRecipe, words: bool = True) -> tuple[Any, Any]:
+    """(model, processing class) of a recipe's base: the class that its own config names, or `auto_class`.
+
+    Args:
+        base: the recipe's section.
+        words: whether the mapping has words. A base that hears has a tokenizer beside its extractor only if it writes.
+    """
     import torch
     import transformers
 
@@ -116,10 +132,10 @@ def load_base(base: BaseRecipe) -> tuple[Any, Any]:
             fix = f"base.auto_class: one of {', '.join(AUTO_CLASSES)}"
             raise ConfigError("base.model", f"{base.model!r} names the class {named[0]!r}", "one of transformers", fix)
         model = cls.from_pretrained(base.model, **options, **hub)
-        hears = modality_of(model) == "audio"
-        return model, (transformers.AutoProcessor if hears else transformers.AutoTokenizer).from_pretrained(
-            base.model, **hub
-        )
+        kind = "AutoTokenizer"
+        if modality_of(model) == "audio":
+            kind = "AutoProcessor" if words else "AutoFeatureExtractor"
+        return model, getattr(transformers, kind).from_pretrained(base.model, **hub)
     except ConfigError:
         raise
     except (OSError, ValueError) as error:

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from hf_reprogram.registry import method_class
-from hf_reprogram.testing import FAMILIES
 
 
-# Programs of the spectrogram and inside the encoder are many: at every change they go through one base of each way in
-# and out (a spectrogram or a wave; classes, letters, words), through all of them in `make test-slow`.
-QUICK = {*FAMILIES, "whisper-seq2seq", "wav2vec2-ctc", "ast-classifier"}
+# Programs of sound are many: at every change they go through one base of each way in and out (a spectrogram or a wave;
+# classes, letters, words), and two of text refuse them; through all of them in `make test-slow`.
+QUICK = {"llama", "bert-classifier", "whisper-seq2seq", "wav2vec2-ctc", "ast-classifier"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -26,5 +25,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         program = given.get("program", given.get("name") if given.get("kind") == "program" else None)
         if program is None or given["family"] in QUICK:
             continue
-        if method_class("program", program).accepts in ("features", "latent"):
+        if method_class("program", program).accepts in ("wave", "features", "latent"):
             item.add_marker(pytest.mark.slow)

@@ -66,6 +66,7 @@ def test_the_table_has_every_row_with_every_field(smoke: Run):
     rows = json.loads((smoke.folder / "table.json").read_text())
     assert {row["method"] for row in rows} == METHODS and len(rows) == len(METHODS)
     for row in rows:
+        assert row["task"] == demo.TASK == "reviews"
         assert row["n"] == TEST_ROWS and row["accuracy"] * TEST_ROWS / 100 in range(TEST_ROWS + 1)
         assert row["seconds"] >= 0 and row["artefact_bytes"] >= 0 and row["note"]
         assert row["method"] in smoke.printed
@@ -159,7 +160,7 @@ def test_the_verdict_says_who_won_and_who_did_not():
 def test_the_table_is_sorted_and_fits_a_hundred_columns():
     truth = ["positive"] * 100
     notes = {"ours": "x" * 33, "probe": "y"}
-    rows = table([outcome("probe", 70), outcome("ours", 85)], truth, notes)
+    rows = table([outcome("probe", 70), outcome("ours", 85)], truth, notes, "a task")
     assert [(row["method"], row["accuracy"], row["standard_error"]) for row in rows] == [
         ("ours", 85.0, 3.57),
         ("probe", 70.0, 4.58),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +103,124 @@ class TestByHand:
     def test_more_labels_than_the_base_has(self) -> None:
         with pytest.raises(ConfigError, match="each of 8 target labels, and the base has 7.*linear maps any number"):
             _model(labels=[f"word {i}" for i in range(8)])
+
+
+class TestGiven:
+    GROUPS = {"cat": ["LABEL_5", 0], "dog": ["LABEL_2"], "cow": [6, 1]}
+
+    def _given(self, groups: dict | None = None, **options: object) -> ReprogramModel:
+        groups = self.GROUPS if groups is None else groups
+        return _model(labels=list(groups), method="given", groups=groups, **{"centred": False, **options})
+
+    def test_names_and_numbers_of_the_bases_classes(self) -> None:
+        mapping = self._given().active_mapping()
+        assert mapping.indices.tolist() == [[5, 0], [2, -1], [6, 1]]
+        assert mapping.explain()["source labels"] == {
+            "cat": ["LABEL_5", "LABEL_0"], "dog": ["LABEL_2"], "cow": ["LABEL_6", "LABEL_1"]
+        }  # fmt: skip
+        assert not mapping.needs_fit
+
+    def test_the_groups_name_the_labels(self) -> None:
+        mapping = {"type": "labels", "method": "given", "groups": self.GROUPS}
+        assert ReprogramConfig(mapping=mapping).labels == ["cat", "dog", "cow"]
+        with pytest.raises(ConfigError, match="disagree on"):
+            ReprogramConfig(mapping=mapping, labels=["cat", "dog", "sheep"])
+
+    def test_the_order_of_the_config_is_that_of_the_scores(self) -> None:
+        model = _model(labels=["cow", "cat", "dog"], method="given", groups=self.GROUPS, centred=False)
+        assert model.active_mapping().indices.tolist() == [[6, 1], [5, 0], [2, -1]]
+
+    @pytest.mark.parametrize(
+        ("options", "scores"),
+        [
+            ({}, [(6 + 1) / 2, 3.0, (7 + 2) / 2]),
+            ({"reduce": "sum"}, [7.0, 3.0, 9.0]),
+            ({"reduce": "logsumexp"}, np.log([np.exp(6) + np.exp(1), np.exp(3), np.exp(7) + np.exp(2)])),
+        ],
+    )
+    def test_groups_of_different_sizes(self, options: dict, scores: list[float]) -> None:
+        """The one of `dog` is neither averaged with nothing nor added to something."""
+        mapping = self._given(**options).active_mapping()
+        found = mapping(Readout(torch.arange(1.0, 8.0)[None]))
+        assert found[0].tolist() == pytest.approx(list(scores), abs=1e-5)
+
+    def test_no_gradient_reaches_a_class_of_nobody(self) -> None:
+        for options in ({}, {"scores": "probabilities"}, {"reduce": "logsumexp"}):
+            values = torch.randn(2, 7, generator=torch.Generator().manual_seed(0), requires_grad=True)
+            mapping = self._given({"cat": [0, 1], "dog": [2]}, **options).active_mapping()
+            mapping.loss(mapping(Readout(values)), torch.tensor([0, 1])).backward()
+            assert values.grad.isfinite().all() and bool(values.grad[:, :3].any())
+            assert values.grad[:, 3:].abs().max() < 1e-7  # a softmax over all would cancel there
+
+    def test_centring_takes_the_means_of_rows(self) -> None:
+        mapping = self._given(centred=True).active_mapping()
+        assert mapping.needs_fit and not mapping.fit_needs_labels
+        values = torch.randn(20, 7, generator=torch.Generator().manual_seed(0)) + torch.arange(7.0) * 10
+        mapping.fit(values, None)
+        assert mapping(Readout(values)).mean(0).abs().max() < 1e-5
+        assert mapping.indices.tolist() == [[5, 0], [2, -1], [6, 1]]
+
+    @pytest.mark.parametrize(
+        ("groups", "says"),
+        [
+            (
+                {"cat": ["LABEL_5"], "dog": ["LABEL_21"]},
+                r"groups\['dog'\].*no class 'LABEL_21'.*did you mean 'LABEL_2'",
+            ),
+            ({"cat": [5], "dog": [7]}, r"groups\['dog'\].*7.*0 to 6"),
+            ({"cat": [5], "dog": [-1]}, r"groups\['dog'\].*-1.*0 to 6"),
+            ({"cat": [5], "dog": []}, r"groups\['dog'\].*at least one"),
+            ({"cat": [5], "dog": [5]}, r"groups\['dog'\].*5, which 'cat' has.*each class once"),
+            ({"cat": [5], "dog": ["LABEL_5"]}, r"groups\['dog'\].*'LABEL_5', which 'cat' has"),
+        ],
+    )
+    def test_what_is_refused(self, groups: dict, says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            self._given(groups)
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"method": "given"}, "LabelsConfig.groups"),
+            ({"method": "random", "groups": GROUPS}, "LabelsConfig.groups"),
+            ({"method": "given", "groups": GROUPS, "per_label": 2}, "LabelsConfig.per_label"),
+            ({"method": "given", "groups": GROUPS, "on": "vocabulary"}, "mapping 'verbalizer'"),
+        ],
+    )
+    def test_options_that_do_not_fit_together(self, options: dict, says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            _model(labels=list(self.GROUPS), **options)
+
+    def test_a_language_model_has_no_classes(self) -> None:
+        with pytest.raises(ConfigError, match="'labels' reads classes"):
+            _model("llama", labels=list(self.GROUPS), method="given", groups=self.GROUPS)
+
+    def test_it_comes_back_from_a_folder(self, tmp_path: Path) -> None:
+        model = self._given(scores="probabilities")
+        model.save_pretrained(tmp_path)
+        base, tokenizer = tiny("llama-classifier")
+        again = ReprogramModel.from_pretrained(base, tmp_path, processing_class=tokenizer)
+        rows = [{"text": row["text"]} for row in ROWS]
+        assert torch.equal(again.score(rows), model.score(rows))
+
+
+class TestSeveral:
+    def test_classes_that_a_row_may_have_together_are_probable_each_for_itself(self) -> None:
+        """CREPE's pitches and taggers of sounds: a sigmoid each, not one softmax."""
+        base, tokenizer = tiny("llama-classifier")
+        base.config.problem_type = "multi_label_classification"
+        mapping = {"type": "labels", "method": "given", "groups": {"a": [0, 1], "b": [2]}, "centred": False}
+        config = ReprogramConfig(
+            program={"type": "prompt", "template": "{prompt:2} {text}"},
+            mapping={**mapping, "scores": "probabilities"},
+        )
+        mapping = get_reprogram_model(base, config, tokenizer).active_mapping()
+        p = torch.tensor([[0.9, 0.5, 0.6, 0.99, 0.9, 0.9, 0.9]])  # they do not sum to 1
+        logits = mapping(Readout(p.logit()))
+        assert logits[0].exp().tolist() == pytest.approx([0.7, 0.6], abs=1e-6)
+        assert mapping.loss(logits, torch.tensor([1])).item() == pytest.approx(-np.log(0.6 / 1.3), abs=1e-6)
+        far = mapping(Readout(torch.full((1, 7), -200.0)))  # float32 holds no exp(-200)
+        assert far[0].tolist() == pytest.approx([-200.0, -200.0], abs=1e-4)
 
 
 class TestFit:

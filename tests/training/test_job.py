@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 
 import hf_reprogram as hr
 from hf_reprogram.artefact import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hf_reprogram.cli import main
 from hf_reprogram.errors import ConfigError
-from hf_reprogram.testing import ROWS, tiny
+from hf_reprogram.testing import AUDIO_ROWS, ROWS, tiny
 from hf_reprogram.training import job
 from hf_reprogram.training.recipe import load
 from hf_reprogram.training.trainer import ReprogramTrainer
@@ -240,3 +241,31 @@ class TestCommand:
         assert main(["evaluate", str(recipe.parent / "base"), "rows.jsonl"]) == 2
         lines = capsys.readouterr().err.splitlines()
         assert len([line for line in lines if line.startswith("hf-reprogram: ")]) == 3
+
+
+def test_a_recipe_of_sound(tmp_path: Path) -> None:
+    """A folder that has one of sounds for every label, a base that hears, and a run from YAML to loaded program."""
+    base, extractor = tiny("wav2vec2-classifier")
+    base.save_pretrained(tmp_path / "base")
+    extractor.save_pretrained(tmp_path / "base")
+    for i, row in enumerate(AUDIO_ROWS * 2):
+        (tmp_path / "sounds" / row["label"]).mkdir(parents=True, exist_ok=True)
+        path = tmp_path / "sounds" / row["label"] / f"{i}.wav"
+        soundfile.write(path, row["audio"]["array"], row["audio"]["sampling_rate"], subtype="FLOAT")
+    (tmp_path / "heard.yaml").write_text(
+        "base: {model: ./base}\n"
+        "data: {train: ./sounds, validation_share: 0.34}\n"
+        "config:\n"
+        "  program: {type: waveform}\n"
+        "  mapping: {type: linear, on: classes, solver: gradient}\n"
+        "  labels: [negative, positive]\n"
+        "  canvas: {samples: 3200, level: peak}\n"
+        "training: {max_steps: 2, per_device_train_batch_size: 4, use_cpu: true}\n"
+        "output: ./out\n"
+        "cards: ./cards\n"
+    )
+    with pytest.warns(UserWarning, match="no better than"):
+        result = job.run(load(tmp_path / "heard.yaml"))
+    again = hr.AutoReprogramModel.from_pretrained(tmp_path / "out")
+    assert torch.equal(again.score(AUDIO_ROWS), result.model.score(AUDIO_ROWS))
+    assert "3,200 samples, level peak" in (tmp_path / "cards" / "heard.md").read_text()
