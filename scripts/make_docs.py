@@ -227,6 +227,82 @@ def _gains(rows: Found, table: str, head: str) -> str:
     return f"- {'. '.join(parts)}."
 
 
+SPEECH = {
+    "map_only:token logits": "Moonshine-tiny, 32,768 logits of the first token",
+    "map_only:encoder mean": "Moonshine-tiny, mean of its encoder",
+    "map_only:encoder mean and deviation": "Moonshine-tiny, mean and deviation of its encoder",
+    "map_only:whisper token logits": "Whisper-tiny.en on a second, logits of the first token",
+    "map_only:whisper encoder mean": "Whisper-tiny.en on a second, mean of its encoder",
+    "map_only:whisper encoder mean and deviation": "Whisper-tiny.en on a second, mean and deviation",
+    "map_only:spotter 36 logits": "attention-RNN, its 36 outputs",
+    "map_only:spotter attention's vector of 128": "attention-RNN, its attention's vector",
+    "classical:log-mel": "log-mels + logistic regression, no model",
+    "random_source:token logits": "Moonshine of random weights, logits of the first token",
+    "random_source:encoder mean": "Moonshine of random weights, mean of its encoder",
+    "random_source:encoder mean and deviation": "Moonshine of random weights, mean and deviation",
+    "random_source:spotter 36 logits": "attention-RNN of random weights, its 36 outputs",
+    "random_source:spotter attention's vector of 128": "attention-RNN of random weights, its attention's vector",
+    "majority": "always the commonest label",
+}
+CLIPS = {
+    "arabic-40": "40 Arabic",
+    **{f"arabic-40, {shots} per class": f"{shots} clip{'s' * (shots > 1)} of each" for shots in (5, 2, 1)},
+    "ar-scr, 4 kHz band": "16 Arabic",
+    "gsc12": "12 English",
+    "fsdd": "10 digits",
+}
+
+
+def speech() -> str:
+    """Mean accuracy of every map by task, what it gains over the controls, and what an added sound does."""
+    found = result("speech_commands")
+    rows: Found = {(r["task"], r["method"], r["metric"]): r for r in found["rows"]}
+    lines = [f"| a linear map, no program | {' | '.join(CLIPS.values())} |", "|---|" + "--:|" * len(CLIPS)]
+    for method, text in SPEECH.items():
+        reached = [rows.get((task, method, "accuracy")) for task in CLIPS]
+        if any(reached):
+            lines.append(f"| {text} | {' | '.join(_value(row) for row in reached)} |")
+    told = []
+    for (task, method, metric), row in rows.items():
+        control = metric.partition("accuracy_gain_over:")[2]
+        if task in CLIPS and method in ("map_only:encoder mean", "map_only:encoder mean and deviation") and control:
+            told.append(f"{CLIPS[task]}, {SPEECH[method]} over {SPEECH[control]} {_spanned(row, '+')}")
+    words = [rows["gsc12, ten words", method, "accuracy"] for method in ("zero_shot", "calibrated")]
+    lines += [
+        "",
+        f"Gains with 95 % intervals: {'; '.join(told)}.",
+        "",
+        f"Untaught, ten English words by Moonshine's own label words: raw {_spanned(words[0])}, calibrated on "
+        f"unlabelled clips {_spanned(words[1])}.",
+        "",
+        f"`{found['command']}` at {found['commit'][:12]}.",
+    ]
+    return "\n".join(lines)
+
+
+def speech_program() -> str:
+    """What an added sound does to its own map, on the spotter and on random weights."""
+    if not (RESULTS / "speech_program.json").is_file():
+        return "Planned and not measured yet: `python scripts/benchmarks/speech_program.py`."
+    found = result("speech_program")
+    rows = {(r["method"], r["metric"]): r for r in found["rows"]}
+    lines = ["| attention-RNN, 16 Arabic commands | map of 36 outputs alone | with a learned sound |", "|---|--:|--:|"]
+    for text, random in (("pretrained", ""), ("random weights", "random_source:")):
+        values = [_value(rows.get((f"{random}{method}", "accuracy"))) for method in ("map_only", "ours")]
+        lines.append(f"| {text} | {' | '.join(values)} |")
+    told = {"map_only": "its map alone", "random_source:ours": "the same on random weights"}
+    gains = [(rows.get(("ours", f"accuracy_gain_over:{other}")), text) for other, text in told.items()]
+    shown = "; ".join(f"{text} {_spanned(row, '+')}" for row, text in gains if row)
+    seeds = rows["ours", "accuracy"]["n"]
+    return "\n".join(
+        [*lines, "", f"Seeds {seeds}. The sound gains over {shown}. `{found['command']}` at {found['commit'][:12]}."]
+    )
+
+
+def _spanned(row: dict[str, Any], sign: str = "") -> str:
+    return f"{row['value']:{sign}.1f} ({row['low']:{sign}.1f} to {row['high']:{sign}.1f})"
+
+
 COSTS = {
     "step_ratio_to_floor": "training step, against a bare frozen forward and input gradient",
     "flops_ratio_to_body_forward": "FLOPs of a step, against one forward of the body",
@@ -281,6 +357,8 @@ def render(text: str) -> str:
         ("demo", reviews()),
         ("pitch", pitch()),
         ("few_shot", few_shot()),
+        ("speech", speech()),
+        ("speech_program", speech_program()),
         ("speed", speed()),
     ):
         text = fill(text, mark, content)
