@@ -265,12 +265,13 @@ def speech() -> str:
     told = []
     for (task, method, metric), row in rows.items():
         control = metric.partition("accuracy_gain_over:")[2]
-        if task in CLIPS and method in ("map_only:encoder mean", "map_only:encoder mean and deviation") and control:
-            told.append(f"{CLIPS[task]}, {SPEECH[method]} over {SPEECH[control]} {_spanned(row, '+')}")
+        chosen = "map_only:encoder mean" + (" and deviation" if "per class" in task else "")
+        if task in CLIPS and method == chosen and control:
+            told.append(f"{CLIPS[task]}: over {SPEECH[control]} {_spanned(row, '+')}")
     words = [rows["gsc12, ten words", method, "accuracy"] for method in ("zero_shot", "calibrated")]
     lines += [
         "",
-        f"Gains with 95 % intervals: {'; '.join(told)}.",
+        f"Moonshine's encoder, gains with 95 % intervals. {'; '.join(told)}.",
         "",
         f"Untaught, ten English words by Moonshine's own label words: raw {_spanned(words[0])}, calibrated on "
         f"unlabelled clips {_spanned(words[1])}.",
