@@ -2,6 +2,13 @@
 
 SST-2's recipe was developed on 200 whole sentences of its training split that no draw holds: there, six words per
 class were better than two, and joined rows better than single ones. TREC's was not developed at all.
+
+Four ideas to pass PEFT's prompt tuning were tried on 240 other such sentences, under draws of their own (10, 11), and
+changed nothing that could be told from noise (a standard error is 2 points). PEFT at its best rate: 90.0, 88.3. The
+recipe: 89.2, 90.8. All ten vectors before the text: 91.3, 90.0; the same at a rate of 0.2: 89.6, 89.2. Three orders of
+the rows at 0.03: 90.8, 88.3, 90.4 under draw 10, the mean of their scores 88.8, the mean of their vectors 89.2. Each
+label's score centred over the labelled rows: +0.6 in the mean of six runs at lower rates. Ten vectors, the same words
+and rows and the same reading are one method, whoever trains them.
 """
 
 from __future__ import annotations
