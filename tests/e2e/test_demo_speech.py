@@ -99,6 +99,8 @@ def test_both_sounds_load_again_and_do_what_the_demo_said(smoke: Run):
     (guess,) = model.predict(rows[:1])
     assert f"{guess['label']:<2} {100 * guess['score']:5.1f} % with it" in smoke.printed
     assert model.peft_config["default"].training["steps"] == 1
+    card = (smoke.folder / "speech-program" / "README.md").read_text()
+    assert "the mapping alone | " in card and "`regression on spectra` | " in card and "TF-IDF" not in card
 
     model.load_adapter(smoke.folder / "speech-program", "closed", subfolder="closed")
     model.set_adapter("closed")
