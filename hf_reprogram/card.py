@@ -194,7 +194,7 @@ _COUNTS = ("n", "test_rows")
 _BASELINES = {
     "majority": "always the commonest label",
     "untrained": "the program before training",
-    "classical": "TF-IDF and logistic regression",
+    "classical": "a classical model of the rows, without the base",
     "zero_shot": "the label words, no training",
     "calibrated": "the label words, calibrated, no training",
     "probe": "linear probe of the frozen features",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..batch import Reading, Readout
 from ..errors import ConfigError, DataError, UsageError
 from ..registry import option
-from .base import Mapping, MappingOptions, check_enough
+from .base import Mapping, MappingOptions, check_enough, log_probabilities, says_several
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Similarity(Mapping):
                 "SimilarityConfig.layer", f"{options.layer} of a base that reads", "None: its last layer"
             )
         check_enough(backbone.classes, len(labels), options.per_label, "SimilarityConfig.per_label")
-        self.names = backbone.base.config.id2label
+        self.names, self.several = backbone.base.config.id2label, says_several(backbone.base)
         self.register_buffer("groups", torch.zeros(len(labels), backbone.classes, dtype=torch.uint8))
         self.register_buffer("prototypes", None, persistent=False)  # large, and of no use once the map is fitted
         if options.prototypes == "classifier":
@@ -165,7 +165,9 @@ class Similarity(Mapping):
         if self.options.scores == "logits":
             total, count = values @ groups.T.float(), groups.sum(1)
             return total / count if self.options.reduce == "mean" else total
-        each = values.log_softmax(1).unsqueeze(1).masked_fill(~groups, -torch.inf)  # (batch, labels, K)
+        each = (
+            log_probabilities(values, self.several).unsqueeze(1).masked_fill(~groups, -torch.inf)
+        )  # (batch, labels, K)
         total = each.logsumexp(-1)
         return total - groups.sum(1).log() if self.options.reduce == "mean" else total
 
