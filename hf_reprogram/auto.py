@@ -79,7 +79,7 @@ class AutoReprogramModel:
         if processing_class is None and (config.fingerprint or {}).get("processor"):
             name = name or base_model.config._name_or_path
             given = {k: hub[k] for k in _HUB if k in hub}
-            hears, both = modality_of(base_model) == "audio", "+" in config.fingerprint["processor"]
+            hears, both = modality_of(base_model) == "audio", "+" in str(config.fingerprint["processor"])
             processing_class = _load_processor(name, repo_or_folder, hears, both, given)
         return ReprogramModel.from_pretrained(base_model, folder, adapter_name, is_trainable, processing_class)
 

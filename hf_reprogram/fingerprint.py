@@ -154,7 +154,8 @@ def check_fingerprint(saved: Mapping[str, Any] | None, base: nn.Module, processo
     """
     saved = saved or {}
     present = {**base_fingerprint(base), "processor": processor_fingerprint(processor)}
-    if "+" not in (saved.get("processor") or "+"):  # made with the extractor alone: a tokenizer beside it is no matter
+    own = saved.get("processor")
+    if isinstance(own, str) and "+" not in own:  # made with the extractor alone: a tokenizer beside it is no matter
         present["processor"] = (present["processor"] or "").partition("+")[0] or None
     rounded = _differ_by_rounding(saved, present, base)
     for key, text in _DIFFERENCES.items():

@@ -325,7 +325,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\ndemo: stopped; {options.output} is as it was", file=sys.stderr)
         return 130
     taken = time.monotonic() - start
-    print(f"\nspeech-program, speech-figure.png and table.json are in {options.output}; {taken:.0f} s in all")
+    print(f"\nspeech-program, speech-figure.png, table.json: {options.output} ({taken:.0f} s in all)")
     return 0
 
 

@@ -111,10 +111,20 @@ def test_damage_never_reaches_the_model(folder: Path, name: str) -> None:
     data = path.read_bytes()
     before = snapshot(model)
     for i in range(0, len(data), 37):
-        path.write_bytes(data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :])
+        damaged = data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :]
+        if name == CONFIG_FILE and _same_json(damaged, data):
+            continue  # the seventeenth digit of a number, which says the same number
+        path.write_bytes(damaged)
         with pytest.raises(ArtefactError):
             model.load_adapter(folder, "default")
     assert snapshot(model) == before
+
+
+def _same_json(one: bytes, other: bytes) -> bool:
+    try:
+        return json.loads(one) == json.loads(other)
+    except ValueError:
+        return False
 
 
 # Hostile values for every place of the config, with checksums that are right.
@@ -208,7 +218,7 @@ class TestNothingNamedIsImported:
         [
             "trap_module.Trap",
             "subprocess.Popen",
-            "AutoModelForAudioClassification",
+            "AutoModelForImageClassification",
             "AutoTokenizer",
             "LlamaForCausalLM",
             "pipeline",

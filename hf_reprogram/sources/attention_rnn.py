@@ -154,7 +154,7 @@ class AttentionRnnForAudioClassification(SourceModel):
             raise DataError("input_values", f"shape {tuple(input_values.shape)}", "(batch, samples)")
         features = self.features(input_values)  # (batch, frames, bands)
 
-        values = features.to(self.conv1.weight.dtype).unsqueeze(1)  # (batch, 1, frames, bands)
+        values = features.to(self.conv1.bias.dtype).unsqueeze(1)  # (batch, 1, frames, bands)
         values = self.bn1(functional.relu(self.conv1(values)))  # (batch, channels, frames, bands)
         values = self.bn2(functional.relu(self.conv2(values))).squeeze(1)  # (batch, frames, bands)
 

@@ -170,7 +170,7 @@ class CrepeForAudioClassification(SourceModel):
             )
         deviation, mean = torch.std_mean(input_values.float(), dim=1, keepdim=True)
         values = (input_values - mean) / deviation.clamp_min(1e-10)  # (batch, frame); a silent frame stays silent
-        values = values.to(self.classifier.weight.dtype).unsqueeze(1)  # (batch, 1, frame)
+        values = values.to(self.classifier.bias.dtype).unsqueeze(1)  # (batch, 1, frame)
 
         states = []
         for block in self.blocks:

@@ -93,7 +93,7 @@ class Ge2eModel(SourceModel):
 
         size = min(self.config.window_frames, bands.shape[1])
         windows = bands.unfold(1, size, self.config.window_step).mT  # (batch, windows, size, bands)
-        values = windows.flatten(0, 1).to(self.linear.weight.dtype)  # (batch × windows, size, bands)
+        values = windows.flatten(0, 1).to(self.linear.bias.dtype)  # (batch × windows, size, bands)
         last = self.lstm(values)[:, -1]  # (batch × windows, hidden)
         vectors = functional.normalize(functional.relu(self.linear(last)), dim=-1)
         vectors = vectors.unflatten(0, windows.shape[:2])  # (batch, windows, hidden)

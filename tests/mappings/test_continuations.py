@@ -74,9 +74,10 @@ def test_the_mean_of_a_words_tokens_turns_the_order() -> None:
     values[1, 0] = -9.0
     values[3, 0] = math.log(0.2)  # " good"
     values[[2, 4], 0] = -9.0
-    sums = mapping._scores(values)[0]
+    sums = mapping._reduced(mapping._words(values))[0]
     assert sums.tolist() == pytest.approx([-1.8971, -1.6094], abs=1e-4)
-    means = _model("llama", length="mean").active_mapping()._scores(values)[0]
+    other = _model("llama", length="mean").active_mapping()
+    means = other._reduced(other._words(values))[0]
     assert means.tolist() == pytest.approx([-0.9486, -1.6094], abs=1e-4)
 
 

@@ -201,7 +201,10 @@ BAD: dict[str, tuple[list[str], str]] = {
         "base.model: 'nobody/nothing' could not be loaded",
     ),
     "an unknown dtype": (["base.dtype=float23"], "base.dtype: 'float23'.*did you mean 'float32'"),
-    "an unknown auto class": (["base.auto_class=AutoModelForCTC"], "base.auto_class: 'AutoModelForCTC'"),
+    "an unknown auto class": (
+        ["base.auto_class=AutoModelForImageToText"],
+        "base.auto_class: 'AutoModelForImageToText'",
+    ),
     "an unknown program": (["config.program.type=promt"], "unknown program 'promt'"),
     "an unknown preset": (["config=null", "preset=wrap"], "unknown preset 'wrap'"),
 }
