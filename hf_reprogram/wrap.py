@@ -29,7 +29,7 @@ from .data.text import TextCollator, layout_of
 from .errors import ArtefactError, BaseModelError, ConfigError
 from .fingerprint import identity, remembered
 from .processors import check_processor, tokenizer_of
-from .registry import method_class
+from .registry import method_class, names
 from .reprogrammed import Reprogrammed
 from .template import Answer, Column, Words, has_answer, parse
 from .tuner import build_parts, parts_state
@@ -84,6 +84,7 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
         _mind_the_space(config, backbone, tokenizer)
     else:
         config.canvas = _canvas(config.canvas or CanvasConfig(), backbone)
+        _check_pool(config, backbone)
         for part in config.programs:
             part.resolve(config.canvas, backbone, _reading(config, backbone))
     config.base_model_name_or_path = backbone.base.config._name_or_path or None
@@ -188,10 +189,25 @@ def _check_stages(config: ReprogramConfig, backbone: Any) -> None:
             raise ConfigError(
                 "ReprogramConfig.program" + (f"[{i}]" if len(config.programs) > 1 else ""),
                 f"{options.type!r} changes {accepts}, and a {base} takes {', '.join(backbone.stages)}",
-                f"a program for a base of {backbone.modality}",
+                "one of " + ", ".join(n for n in names("program") if _acts(n, backbone)),
             )
     if config.canvas is not None and backbone.modality == "text":
         raise ConfigError("ReprogramConfig.canvas", "given for a base that reads", "None: text has a template")
+
+
+def _acts(program: str, backbone: Any) -> bool:
+    return method_class("program", program).accepts in (*backbone.stages, "any")
+
+
+def _check_pool(config: ReprogramConfig, backbone: Any) -> None:
+    """Raise where a base that hears and writes nothing should be read at an answer."""
+    reading = _reading(config, backbone)
+    if reading.kind == "state" and reading.pool in ("answer", "head") and "rows" not in backbone.gives:
+        raise ConfigError(
+            f"{type(config.mapping).__name__}.pool",
+            f"{reading.pool!r}, and a {type(backbone.base).__name__} has no decoder that answers",
+            "'mean', 'statistics' or 'first'",
+        )
 
 
 def _canvas(canvas: CanvasConfig, backbone: Any) -> CanvasConfig:

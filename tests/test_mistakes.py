@@ -159,7 +159,7 @@ MISTAKES: dict[str, tuple[Callable[[ReprogramModel, Path], Any], type[Exception]
     "a label word of several tokens, on a masked model": (
         lambda m, f: put("bert", **words({"negative": [" bad"], "positive": [" very good"]})),
         ConfigError,
-        r"words\['positive'\]: ' very good' is 2 tokens.*answers at one position.*choose a commoner word",
+        r"words\['positive'\]: ' very good' is 2 tokens.*answers at one position.*try 'very good', or a commoner word",
     ),
     # Rows and labels
     "a column misspelt": (

@@ -57,9 +57,20 @@ class AudioBackbone(Backbone):
         self.extractor = extractor
         self.frontend: Frontend = frontend_of(extractor)
         self._shorter: dict[int, Frontend] = {}
+        self._check_extractor()
         self._in_force: tuple[tuple[str, Any], ...] = ()
         if "rows" in self.gives:
             self.head = Head(base, Family(body="model", embed="", head=self._path_of(base.get_output_embeddings())))
+
+    def _check_extractor(self) -> None:
+        """Raise where the extractor makes what the base does not take; AST alone takes spectra under a wave's name."""
+        name, wanted = type(self.base).__name__, self.base.main_input_name
+        spectra = wanted == "input_features" or self.base.config.model_type == "audio-spectrogram-transformer"
+        if self.frontend.input_name != wanted or (self.frontend.axes is not None) != spectra:
+            what = (
+                f"{type(self.extractor).__name__} for a {name}, which takes {'a spectrogram' if spectra else 'a wave'}"
+            )
+            raise BaseModelError("processing_class", what, "the base's own feature extractor", "AutoFeatureExtractor")
 
     def _path_of(self, module: nn.Module) -> str:
         return next(name for name, m in self.base.named_modules() if m is module)

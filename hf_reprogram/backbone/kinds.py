@@ -139,8 +139,12 @@ def _audio_kind_of(base: PreTrainedModel) -> str:
             if kind == "speech-encoder" and base.config.is_encoder_decoder:
                 break
             return kind
+    name = type(base).__name__
+    if base.config.is_encoder_decoder:
+        fix = "AutoModelForSpeechSeq2Seq; its encoder is read with pool='mean'"
+        raise BaseModelError("model", f"{name} is an encoder and a decoder without a head", "one with its head", fix)
     classes = ", ".join(kind.auto_class for kind in AUDIO_KINDS.values())
-    raise BaseModelError("model", f"{type(base).__name__} has no head that we can read", f"a model from {classes}")
+    raise BaseModelError("model", f"{name} has no head that we can read", f"a model from {classes}")
 
 
 def _lists(names: Mapping[object, object], name: str) -> bool:

@@ -152,6 +152,8 @@ def _input(options: argparse.Namespace) -> Iterator[Lines]:
     if name == "-":
         yield Lines(sys.stdin.fileno(), "stdin")
         return
+    if os.path.isdir(name):
+        raise DataError(name, "is a folder", "a file of rows, or - for stdin", "--audio FOLDER/*.wav for sounds")
     try:
         descriptor = os.open(name, os.O_RDONLY)
     except (OSError, ValueError) as error:  # ValueError: a null byte

@@ -215,6 +215,9 @@ def _from_file(source: Any, where: str) -> tuple[np.ndarray, int]:
     except (RuntimeError, OSError) as error:
         shown = source if isinstance(source, str) else "these bytes"
         raise DataError(where, f"{shown!r} is no sound ({first_line(error)})", "wav, flac, ogg or mp3") from error
+    if not len(wave):
+        shown = source if isinstance(source, str) else "these bytes"
+        raise DataError(where, f"{shown!r} is empty", "at least one sample", "drop such rows")
     return _checked(wave, where), int(rate)
 
 
@@ -236,7 +239,7 @@ def _checked(array: Any, where: str) -> np.ndarray:
         middle = 128.0 if found.dtype == np.uint8 else 0.0
         found = (found.astype(np.float64) - middle) / (float(np.iinfo(found.dtype).max) - middle + 1)
     wave = found.astype(np.float32)
-    if wave.ndim == 2:
+    if wave.ndim == 2 and wave.size:
         wave = wave.mean(1 if wave.shape[0] >= wave.shape[1] else 0)
     if not wave.size:
         raise DataError(where, "empty", "at least one sample", "drop such rows")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,17 +21,19 @@ def as_rows(rows: Any, column: str) -> list[dict[str, Any]]:
         rows: what the user gave.
         column: the column that a bare text stands for.
     """
-    if isinstance(rows, str | Mapping):
+    if isinstance(rows, str | os.PathLike | Mapping):
         rows = [rows]
     if not isinstance(rows, Iterable):
-        raise DataError("rows", f"{rows!r} is a {type(rows).__name__}", "a text, a dict, or a list of these")
+        raise DataError("rows", f"{repr(rows)[:80]} is a {type(rows).__name__}", "a text, a dict, or a list of these")
     rows = undecoded(rows)
     made = []
     for i, row in enumerate(rows):
-        if isinstance(row, str):
-            row = {column: row}
+        if isinstance(row, str | os.PathLike):
+            row = {column: os.fspath(row)}
         if not isinstance(row, Mapping):
-            raise DataError(f"rows[{i}]", f"{row!r} is a {type(row).__name__}", "a text or a dict")
+            what = f"{repr(row)[:80]} is a {type(row).__name__}"
+            heard = 'a path, {"audio": ...} or {"series": [...]}'
+            raise DataError(f"rows[{i}]", what, heard if column == "audio" else "a text or a dict")
         made.append(dict(row))
     if not made:
         raise DataError("rows", "empty", "at least one row")

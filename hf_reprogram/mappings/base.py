@@ -158,6 +158,9 @@ def log_probabilities(logits: Tensor, several: bool) -> Tensor:
     return nn.functional.logsigmoid(logits) if several else logits.log_softmax(1)
 
 
+_TOKENIZER = "pass processing_class=tokenizer; for a base that hears AutoProcessor, which holds one"
+
+
 def word_tokens(tokenizer: Any, word: str, where: str) -> list[int]:
     """The token ids of a label word.
 
@@ -165,7 +168,7 @@ def word_tokens(tokenizer: Any, word: str, where: str) -> list[int]:
         ConfigError: no tokenizer, or a token that it does not know; says what would do.
     """
     if tokenizer is None:
-        raise ConfigError(where, f"{word!r} without a tokenizer", fix="pass processing_class=tokenizer")
+        raise ConfigError(where, f"{word!r} without a tokenizer", fix=_TOKENIZER)
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     if not ids or tokenizer.unk_token_id in ids:
         raise ConfigError(where, f"{word!r} is unknown to the tokenizer", "known tokens", _spelling(tokenizer, word))

@@ -64,6 +64,7 @@ class LinearConfig(MappingOptions):
                 "ReprogramConfig.labels",
                 "None",
                 "the names of the target labels: the linear mapping has none of its own",
+                "labels=[...]; in a recipe, config.labels",
             )
         if self.on == "rows" and (tokenizer is not None or self.ids is None):
             self.ids = [one_token(tokenizer, word, "LinearConfig.words") for word in self.words]

@@ -91,7 +91,7 @@ class VerbalizerConfig(MappingOptions):
                 f"{word!r} is {len(self.tokens[label][self.words[label].index(word)])} tokens, "
                 f"and a {base} answers at one position",
                 "one known token",
-                "choose a commoner word, and mind the space before it",
+                f"try {word[1:] if word.startswith(' ') else ' ' + word!r}, or a commoner word",
             )
         super().suits(gives, base)
 

@@ -148,7 +148,8 @@ class TestRefusals:
         base, extractor = tiny("hubert-encoder")
         linear = {"type": "linear", "pool": "mean", "solver": "gradient"}
         prompt = {"type": "prompt", "template": "{p:2} {text}"}
-        with pytest.raises(ConfigError, match="'prompt' changes tokens, and a HubertModel takes wave, latent"):
+        fit = "'prompt' changes tokens, and a HubertModel takes wave, latent. Expected one of latent_bridge.*waveform"
+        with pytest.raises(ConfigError, match=fit):
             config = hr.ReprogramConfig(program=prompt, mapping=linear, labels=["a", "b"])
             hr.get_reprogram_model(base, config, processing_class=extractor)
         model = hr.get_reprogram_model(
@@ -180,6 +181,26 @@ class TestRefusals:
             base, config, tokenizer = _text()
             mapping = {"type": "linear", "pool": "mean", "layer": 1}
             hr.get_reprogram_model(base, hr.ReprogramConfig(mapping=mapping, labels=["a", "b"]), tokenizer)
+
+    def test_an_extractor_of_another_kind_of_model(self) -> None:
+        for family, other in (("hubert-encoder", "whisper-seq2seq"), ("hubert-encoder", "ast-classifier"),
+                              ("ast-classifier", "hubert-encoder")):  # fmt: skip
+            base, processor = tiny(family)[0], tiny(other)[1]
+            with pytest.raises(BaseModelError, match="processing_class: .*FeatureExtractor for a .*, which takes a"):
+                hr.get_reprogram_model(base, hr.ReprogramConfig(), processing_class=processor)
+
+    def test_an_answer_of_a_base_that_never_answers(self) -> None:
+        base, extractor = tiny("wav2vec2-classifier")
+        config = hr.ReprogramConfig(mapping="linear", labels=["a", "b"])
+        with pytest.raises(ConfigError, match=r"LinearConfig\.pool: 'answer', and a Wav2Vec2.* no decoder.*'mean'"):
+            hr.get_reprogram_model(base, config, processing_class=extractor)
+
+    def test_an_encoder_and_decoder_without_a_head(self) -> None:
+        base, processor = tiny("moonshine-seq2seq")
+        with pytest.raises(
+            BaseModelError, match="without a head.*AutoModelForSpeechSeq2Seq; its encoder is read with"
+        ):
+            hr.get_reprogram_model(base.model, hr.ReprogramConfig(), processing_class=processor)
 
     def test_generation_needs_a_decoder(self) -> None:
         with pytest.raises(UsageError, match="HubertModel writes no text"):

@@ -90,6 +90,16 @@ class TestWhatIsRefused:
         with pytest.raises(DataError, match=message):
             read_audio(value, "rows[0]['audio']")
 
+    def test_a_file_without_samples(self, tmp_path: Path) -> None:
+        soundfile.write(tmp_path / "zero.wav", np.zeros(0), RATE)
+        with pytest.raises(DataError, match="zero.wav' is empty"):
+            read_audio(str(tmp_path / "zero.wav"), "rows[0]['audio']")
+
+    def test_a_bare_array_is_told_in_a_line_how_to_write_a_row(self) -> None:
+        with pytest.raises(DataError, match=r'Expected a path, \{"audio"') as told:
+            _collator()([[0.5] * 16000])
+        assert len(str(told.value)) < 250
+
     def test_a_file_that_is_none(self, tmp_path: Path) -> None:
         (tmp_path / "x.wav").write_text("not a wav")
         with pytest.raises(DataError, match=r"rows\[0\]\['audio'\].*x.wav' is no sound"):
