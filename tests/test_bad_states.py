@@ -164,7 +164,7 @@ class TestTraining:
                     call()
                 check(error.value, "['text'] ... missing: the row has only ['label'] ... remove_unused_columns=False")
                 model.eval()
-            with pytest.raises(UsageError, match="remove_unused_columns: True, which drops the text columns"):
+            with pytest.raises(UsageError, match="remove_unused_columns: True, which drops the rows' columns"):
                 make_trainer(model, _arguments(tmp_path, remove_unused_columns=True), rows)
 
     @pytest.mark.parametrize("names", [["negative", "positive"], ["positive", "negative"]])

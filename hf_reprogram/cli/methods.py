@@ -20,9 +20,10 @@ def run(options: argparse.Namespace) -> int:
     for kind in KINDS:
         for name in names(kind):
             cls = method_class(kind, name)
-            print(f"{kind} {name}: {about(kind, name)}")
+            changes = f" (changes {cls.accepts})" if kind == "program" and cls.accepts != "any" else ""
+            print(f"{kind} {name}{changes}: {about(kind, name)}")
             for f in dataclasses.fields(cls.Options):
-                if "help" in f.metadata:
+                if not f.metadata.get("help", "Filled in").startswith("Filled in"):
                     choices = f" [{', '.join(map(str, f.metadata['choices']))}]" if f.metadata["choices"] else ""
                     default = "" if f.default is dataclasses.MISSING else f" = {f.default!r}"
                     print(f"    {f.name}: {f.type}{default}{choices}  {f.metadata['help']}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hf_reprogram.cli import main
@@ -11,5 +13,6 @@ from hf_reprogram.registry import KINDS, names
 def test_methods_names_every_method_with_its_options(capsys: pytest.CaptureFixture) -> None:
     assert main(["methods"]) == 0
     page = capsys.readouterr().out
-    assert all(f"{kind} {name}:" in page for kind in KINDS for name in names(kind))
-    assert "init_text" in page
+    assert all(re.search(rf"^{kind} {name}( \(changes \w+\))?:", page, re.M) for kind in KINDS for name in names(kind))
+    assert "init_text" in page and "program waveform (changes wave):" in page
+    assert "Filled in" not in page  # what nobody sets
