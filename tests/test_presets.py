@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as t
 
 import hf_reprogram as hr
 from hf_reprogram import presets
@@ -26,8 +27,11 @@ TABLE: dict[str, tuple[str, dict[str, Any], int, str | None, set[str]]] = {
 }
 
 
+MUSIC = {"ii": 160_000, "id": 234_623, "ids": None}  # numbers that learn (S§3); of the third they hang on the width
+
+
 def test_every_preset_has_a_row_here() -> None:
-    assert presets.names() == sorted([*TABLE, "cross_lingual_asr"])
+    assert presets.names() == sorted([*TABLE, "cross_lingual_asr", *(f"music_nmr_{kind}" for kind in MUSIC)])
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -74,6 +78,19 @@ def test_ar_scr_is_the_paper_s() -> None:
     assert model.active_mapping().groups.sum(1).tolist() == [3, 3]  # of seven classes one is left over
     canvas = model.peft_config["default"].canvas
     assert (canvas.samples, canvas.level) == (16000, "peak")
+
+
+@pytest.mark.parametrize("kind", MUSIC)
+def test_music_nmr_is_the_paper_s(kind: str) -> None:
+    """S§3: ten seconds, 128 mels and 1024 frames; the first five source classes for the first genre, logits summed."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 10, "num_attention_heads": 2}
+    base = t.ASTForAudioClassification(t.ASTConfig(**sizes, num_labels=20))
+    config = hr.ReprogramConfig.from_preset(f"music_nmr_{kind}", labels=["jazz", "rock"])
+    model = hr.get_reprogram_model(base, config, processing_class=t.ASTFeatureExtractor())
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert learned == (MUSIC[kind] or learned) and learned > 0
+    assert model.active_mapping().indices.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert model.score(AUDIO_ROWS[:1]).isfinite().all()
 
 
 def test_cross_lingual_asr_learns_by_the_base_s_own_letters() -> None:

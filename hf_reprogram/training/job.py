@@ -219,8 +219,8 @@ def verdict(
         return None
     return (
         f"{best} {own:.4f} is no better than {' and '.join(found)}: nothing useful was learned. Try another "
-        "rate (the parts' own where training.learning_rate is left out), more steps, another template or other words; for "
-        "sound, another canvas or program."
+        "rate (the parts' own where training.learning_rate is left out), more steps, another template or other words; "
+        "for sound, another canvas or program."
     )
 
 
