@@ -93,7 +93,7 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
         """The config of a paper, with your labels and what you would have otherwise.
 
         Args:
-            name: `warp`, `prompt_tuning`, `linear_probe`.
+            name: one of `hf_reprogram.presets.names()`: `warp`, `prompt_tuning`, `voice2series`, ...
             labels: names of the target labels, or their words: `{"negative": [" terrible"], ...}`. A name alone is its
                 own word, after a space.
             changes: fields of the config, or options of its program or mapping: `template="..."`.

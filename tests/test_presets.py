@@ -23,6 +23,8 @@ TABLE: dict[str, tuple[str, dict[str, Any], int, str | None, set[str]]] = {
     "linear_probe": ("llama", {}, 0, None, {"mapping.matrix", "mapping.bias", "mapping.fitted"}),
     "voice2series": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.indices"}),
     "voice2series_code": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.indices"}),
+    # The tiny Whisper hears a second: less than the 0.64 s of the paper would leave too little for the clips.
+    "whisper_prepend": ("whisper-seq2seq", {"before": 1600}, 0, None, {"program.0.before"}),
     "ar_scr": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.groups", "mapping.fitted"}),
 }
 
@@ -78,6 +80,12 @@ def test_ar_scr_is_the_paper_s() -> None:
     assert model.active_mapping().groups.sum(1).tolist() == [3, 3]  # of seven classes one is left over
     canvas = model.peft_config["default"].canvas
     assert (canvas.samples, canvas.level) == (16000, "peak")
+
+
+def test_whisper_prepend_is_the_paper_s() -> None:
+    """S§5: 10,240 numbers within plus and minus 0.02, heard before the clip."""
+    program = hr.ReprogramConfig.from_preset("whisper_prepend", labels=WORDS).program
+    assert (program.before, program.after, program.limit) == (10_240, 0, 0.02)
 
 
 @pytest.mark.parametrize("kind", MUSIC)
