@@ -116,9 +116,7 @@ def make_trainer(
             would lose class weights or the kind of targets.
     """
     if args.remove_unused_columns:
-        raise UsageError(
-            "TrainingArguments.remove_unused_columns", "True, which drops the columns of the rows", "False"
-        )
+        raise UsageError("TrainingArguments.remove_unused_columns", "True, which drops the rows' columns", "False")
     _check_smoothing(model, args)
     if "optimizers" not in kwargs:
         parameter_groups(model, args)  # raises here, not at the first step, where nothing trains
