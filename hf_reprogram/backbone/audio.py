@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..batch import Batch, Reading, Readout
 from ..errors import BaseModelError, ConfigError, UsageError, did_you_mean
 from .base import Backbone
-from .families import Family
+from .families import SPECTRA_AS_WAVES, Family
 from .frontend import Frontend, frontend_of
 from .heads import Head
 from .inside import attention_of, hooked, replaceable
@@ -65,7 +65,7 @@ class AudioBackbone(Backbone):
     def _check_extractor(self) -> None:
         """Raise where the extractor makes what the base does not take; AST alone takes spectra under a wave's name."""
         name, wanted = type(self.base).__name__, self.base.main_input_name
-        spectra = wanted == "input_features" or self.base.config.model_type == "audio-spectrogram-transformer"
+        spectra = wanted == "input_features" or self.base.config.model_type in SPECTRA_AS_WAVES
         if self.frontend.input_name != wanted or (self.frontend.axes is not None) != spectra:
             what = (
                 f"{type(self.extractor).__name__} for a {name}, which takes {'a spectrogram' if spectra else 'a wave'}"

@@ -48,6 +48,9 @@ class Family:
     decoder_prefix: tuple[str, ...] = ()
 
 
+# Families that hear whose spectrogram goes by the name of a wave, `input_values`.
+SPECTRA_AS_WAVES = frozenset({"audio-spectrogram-transformer"})
+
 _LLAMA = Family(body="model", embed="embed_tokens", head="lm_head", causal=True, classify=("score",))
 
 FAMILIES: dict[str, Family] = {

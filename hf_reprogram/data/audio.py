@@ -17,7 +17,7 @@ import xxhash
 from ..canvas import CanvasConfig, lay_out
 from ..config import ReprogramConfig
 from ..errors import ConfigError, DataError, UsageError, did_you_mean, first_line
-from .rows import LABEL_COLUMNS, as_rows, label_of, target_of
+from .rows import LABEL_COLUMNS, as_rows, label_of, program_of, target_of
 
 
 COLUMNS = ("audio", "series")
@@ -85,13 +85,7 @@ class AudioCollator:
         """Rows read and resampled, not on their canvases yet; labels too, unless told otherwise."""
         made = []
         for i, row in enumerate(as_rows(rows, "audio")):
-            name = self.active if row.get("adapter") is None else row["adapter"]
-            if not isinstance(name, str) or name not in self.layouts:
-                raise DataError(
-                    f"rows[{i}]['adapter']",
-                    f"unknown program {name!r}",
-                    fix=did_you_mean(name, self.layouts) + "; after add_adapter call collator() again",
-                )
+            name = program_of(row, self.layouts, self.active, f"rows[{i}]")
             where = f"rows[{i}]"
             clip = Clip(row.get("adapter"), self._signal(row, where), None, where, _offset(row, where))
             label = label_of(row) if labelled else None

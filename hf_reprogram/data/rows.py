@@ -51,6 +51,19 @@ def undecoded(rows: Any) -> Any:
     return rows
 
 
+def program_of(row: Mapping[str, Any], known: Mapping[str, Any], active: str, where: str) -> str:
+    """The program that a row names in its `adapter` column, else the active one.
+
+    Raises:
+        DataError: a program that the collator does not know.
+    """
+    name = active if row.get("adapter") is None else row["adapter"]
+    if not isinstance(name, str) or name not in known:
+        fix = did_you_mean(name, known) + "; after add_adapter call collator() again"
+        raise DataError(f"{where}['adapter']", f"unknown program {name!r}", fix=fix)
+    return name
+
+
 def label_of(row: Mapping[str, Any]) -> Any:
     """The row's label as given, None where it has none."""
     return next((row[c] for c in LABEL_COLUMNS if row.get(c) is not None), None)

@@ -13,7 +13,7 @@ import xxhash
 from ..config import ReprogramConfig
 from ..errors import ConfigError, DataError, UsageError, did_you_mean
 from ..template import Answer, Column, Piece, Slots, Words, columns, parse, slot_count
-from .rows import LABEL_COLUMNS, as_rows, label_of, target_of
+from .rows import LABEL_COLUMNS, as_rows, label_of, program_of, target_of
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,7 @@ class TextCollator:
         """Rows as ids and slots, each cut to the base's length, not padded yet; labels too, unless told otherwise."""
         made = []
         for i, row in enumerate(as_rows(rows, "text")):
-            name = self.active if row.get("adapter") is None else row["adapter"]
-            if not isinstance(name, str) or name not in self.layouts:
-                raise DataError(
-                    f"rows[{i}]['adapter']",
-                    f"unknown program {name!r}",
-                    fix=did_you_mean(name, self.layouts) + "; after add_adapter call collator() again",
-                )
+            name = program_of(row, self.layouts, self.active, f"rows[{i}]")
             out = self._one(row, self.layouts[name], f"rows[{i}]")
             out.adapter, label = row.get("adapter"), label_of(row) if labelled else None
             if label is not None:
