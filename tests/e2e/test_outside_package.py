@@ -105,7 +105,7 @@ def test_it_trains_where_it_is_installed(made: list[dict[str, Any]]) -> None:
 def test_another_process_loads_it_and_checks_it(package: Path, made: list[dict[str, Any]]) -> None:
     page = _run(LOAD, package, "llama")
     assert "program   shift: x_t = E[id_t] + v: one vector (width,) added to every embedding" in page
-    assert "mapping   prototypes: logit_c = " in page and "program shift: " in page
+    assert "mapping   prototypes: logit_c = " in page and "program shift (changes tokens): " in page
 
 
 @pytest.mark.slow
