@@ -1,8 +1,7 @@
-"""Predict, evaluate, score, explain: functions of a model and rows, which ReprogramModel carries as methods."""
+"""Predict, evaluate, score: functions of a model and rows, which ReprogramModel carries as methods."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +15,7 @@ from .data.shares import of_all_ranks, share, world
 from .errors import DataError, UsageError
 from .features import Compute, FrozenRows, fields_of, kept, row_keys
 from .losses import LOSSES
-from .metrics import metrics, probabilities
-from .processors import tokenizer_of
+from .metrics import HALF, metrics, probabilities
 
 
 def score(model: Any, rows: Any, batch_size: int = 32, progress: bool | None = None) -> Tensor:
@@ -45,7 +43,7 @@ def _logits(model: Any, collator: Any, made: Sequence[Any], batch_size: int, pro
             "leave the `with` block",
         )
     parts, order = [], []
-    with _asleep(model):
+    with asleep(model):
         for index, columns in batches(model, collator, made, batch_size, progress):
             parts.append(model(**columns).logits.float().cpu())
             order += index
@@ -55,7 +53,8 @@ def _logits(model: Any, collator: Any, made: Sequence[Any], batch_size: int, pro
 
 
 @contextmanager
-def _asleep(model: Any) -> Iterator[None]:
+def asleep(model: Any) -> Iterator[None]:
+    """Without dropout and gradients; afterwards the model is in the mode in which it was."""
     was_training = model.training
     model.eval()
     try:
@@ -85,16 +84,20 @@ def _at_least_one(where: str, value: Any) -> None:
         raise UsageError(where, f"{value!r}", "a whole number from 1")
 
 
-def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, progress: bool | None = None) -> list:
+def predict(
+    model: Any, rows: Any, batch_size: int = 32, top_k: int | str | None = "auto", progress: bool | None = None
+) -> list:
     """The label and its probability for each row: `[{"label": "negative", "score": 0.97}]`.
 
-    With several labels to a row each has a probability of its own; a regression gives its numbers.
+    Where a row may have several labels, each has a probability of its own, and a row gives a list: all labels whose
+    probability is above one half, best first; `[]` where there is none. A regression gives its numbers.
 
     Args:
         rows: a text, a dict row, or a list of these.
-        top_k: labels per row; 1 gives a dict per row, more (or None, for all) a list of dicts.
+        top_k: "auto" as above; else labels per row, whatever their probability: 1 gives a dict per row, more (or None,
+            for all) a list of dicts.
     """
-    _at_least_one("top_k", 1 if top_k is None else top_k)
+    _at_least_one("top_k", 1 if top_k in (None, "auto") else top_k)
     rows = as_rows(rows, model.text_column())
     names = [model.label_names(row.get("adapter")) for row in rows]
     kinds = [model.problem_type(row.get("adapter")) for row in rows]
@@ -103,11 +106,13 @@ def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, 
         values = probabilities(logits[: len(labels)], kind)
         if kind == "regression":  # all its numbers, in their order: none is better than another
             listed = [{"label": name, "score": value} for name, value in zip(labels, values.tolist(), strict=True)]
-            made.append(listed[0] if top_k == 1 and len(listed) == 1 else listed)
+            made.append(listed[0] if top_k in (1, "auto") and len(listed) == 1 else listed)
             continue
-        best = values.argsort(descending=True, stable=True)[:top_k].tolist()
+        several = top_k == "auto" and kind == "multi_label_classification"
+        count = int((values > HALF).sum()) if several else 1 if top_k == "auto" else top_k
+        best = values.argsort(descending=True, stable=True)[:count].tolist()
         listed = [{"label": labels[i], "score": values[i].item()} for i in best]
-        made.append(listed[0] if top_k == 1 else listed)
+        made.append(listed[0] if count == 1 and not several else listed)
     return made
 
 
@@ -167,7 +172,7 @@ def fit_mapping(
         rows.check(model, mapping.labels)
         values, labels = rows.values, rows.labels
     else:
-        collator, made = _laid_out(model, rows, features, mapping.fit_needs_labels)
+        collator, made = laid_out(model, rows, features, mapping.fit_needs_labels)
         rank, ranks = world() if own is None else (0, 1)
         part = share(made, rank, ranks)
         values, labels = _gathered(_reader(model, collator, part, batch_size), len(part)), labels_of(part)
@@ -199,10 +204,11 @@ def frozen_rows(
     Raises:
         UsageError: a program that trains, a base that is awake; a cache of something else, named.
     """
-    return freeze(model, *_laid_out(model, rows, features), cache, rebuild, batch_size)
+    return freeze(model, *laid_out(model, rows, features), cache, rebuild, batch_size)
 
 
-def _laid_out(model: Any, rows: Any, features: Any, labelled: bool = True) -> tuple[Any, Sequence[Any]]:
+def laid_out(model: Any, rows: Any, features: Any, labelled: bool = True) -> tuple[Any, Sequence[Any]]:
+    """(collator, laid out rows) of what a user may call rows."""
     collator = model.collator(features=features if features is not None else getattr(rows, "features", None))
     return collator, collator.lay_out(as_rows(rows, model.text_column()), labelled=labelled)
 
@@ -234,7 +240,7 @@ def _reader(model: Any, collator: Any, made: Sequence[Any], batch_size: int) -> 
 
     def compute(chosen: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         picked = [made[i] for i in chosen]
-        with _asleep(model), tqdm(total=len(picked), desc="features", unit="row", leave=False, delay=2) as shown:
+        with asleep(model), tqdm(total=len(picked), desc="features", unit="row", leave=False, delay=2) as shown:
             for index, columns in batches(model, collator, picked, batch_size, progress=False):
                 read = model.reprogrammed.readout(columns, reading).float().cpu()
                 yield [chosen[i] for i in index], read.reshape(len(index), -1)  # several laid out rows may make one
@@ -265,93 +271,3 @@ def generate(model: Any, rows: Any = None, **kwargs: Any) -> Tensor:
     columns = collator.stack(collator.lay_out(as_rows(rows, model.text_column()), labelled=False))
     columns = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in columns.items()}
     return model.reprogrammed.generate(columns, **kwargs)
-
-
-class Explanation(dict):
-    """What a program says of itself: a dict that prints as a page."""
-
-    def __str__(self) -> str:
-        lines = [f"program {self['program']}, mapping {self['mapping']['reads'] if self['mapping'] else 'none'}"]
-        for row in self["slots"]:
-            near = ", ".join(f"{t!r} {d:.2f}" for t, d in zip(row["tokens"], row["distances"], strict=True))
-            lines.append(f"  slot {row['slot']:>3}  {'far from every token' if row['far'] else 'near':<21} {near}")
-        if any(row["far"] for row in self["slots"]):
-            lines.append(
-                "  A slot far from every token has no meaning in words: its neighbours are only the least far ones."
-            )
-        if self["slots"]:
-            lines.append(
-                "  (distances in lengths of an average token; 95 in 100 tokens have a neighbour within "
-                f"{self['slots'][0]['usual']:.2f})"
-            )
-        lines += [f"  {facts_line(row)}" for row in (*self["facts"], *self["ratios"])]
-        for key, value in self["mapping"].items():
-            lines.append(f"  {key}: {value}")
-        return "\n".join(lines)
-
-
-def facts_line(row: dict[str, Any]) -> str:
-    """A plain row of facts as text.
-
-    Example:
-
-        >>> facts_line({"samples": 320, "rms": 0.012345})
-        'samples 320, rms 0.01235'
-    """
-    return ", ".join(
-        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-    )
-
-
-def explain(model: Any, neighbours: int = 3, rows: Any = None) -> Explanation:
-    """What the programs mean, and what the mapping reads.
-
-    Of vectors in slots: their nearest source tokens, at distances in lengths of an average token vector. `far` is true
-    where a slot lies farther from its nearest token than tokens lie from each other; such neighbours mean nothing. Of
-    sound: plain `facts`, and with `rows` how loud the signal is against what the program changes, by label.
-
-    Args:
-        neighbours: tokens per slot.
-        rows: dict rows of sound, for `ratios`.
-    """
-    programs = model.active_programs()
-    found = [row for program in programs for row in program.explain(model.backbone)]
-    slots = [row for row in found if "slot" in row]
-    tokenizer = tokenizer_of(model.processing_class)
-    for row in slots:
-        ids = row["ids"][:neighbours]
-        tokens = [tokenizer.decode([i]) if tokenizer is not None else f"<{i}>" for i in ids]
-        row.update(ids=ids, tokens=tokens, distances=row["distances"][:neighbours])
-    return Explanation(
-        program=" + ".join(p.options.type for p in programs),
-        slots=slots,
-        facts=[row for row in found if "slot" not in row],
-        ratios=[] if rows is None else _ratios(model, rows),
-        mapping=model.active_mapping().explain(),
-    )
-
-
-def _ratios(model: Any, rows: Any) -> list[dict[str, Any]]:
-    """Signal to program, in dB, of the rows of each label: energy of the canvas over that of what was changed."""
-    collator, made = _laid_out(model, rows, None)
-    if model.backbone.modality != "audio":
-        raise UsageError("explain(rows)", "rows for a model that reads", "None: the ratio is one of sounds")
-    energies: dict[Any, list[float]] = {}
-    with _asleep(model):
-        for index, columns in batches(model, collator, made, progress=False):
-            batch = model.reprogrammed.batch(**columns)
-            heard = batch
-            for program in model.active_programs():
-                heard = program(heard, model.backbone) if program.accepts == "wave" else heard
-            if heard.input_values.shape != batch.input_values.shape:
-                raise UsageError("explain(rows)", "a program that makes the canvas longer", "one that keeps it")
-            added = (heard.input_values - batch.input_values).square().sum(1).tolist()
-            for i, own, other in zip(index, batch.input_values.square().sum(1).tolist(), added, strict=True):
-                label = made[i].label
-                name = model.label_names(None)[label] if isinstance(label, int) else "all rows"
-                energies.setdefault(name, [0.0, 0.0])
-                energies[name] = [energies[name][0] + own, energies[name][1] + other]
-    return [
-        {"label": name, "signal to program dB": 10 * math.log10(max(own, 1e-20) / max(other, 1e-20))}
-        for name, (own, other) in sorted(energies.items())
-    ]
