@@ -8,7 +8,8 @@ label and its probability:
 For a base that hears, rows have a path in `audio`, or numbers in `series`; a plain line is a path.
 
 The row's own columns come first, as they were; one that is itself called `label`, `score` or `top` becomes
-`input_label` and so on. Where a row may have several labels, or numbers, `top` lists them all.
+`input_label` and so on. Where a row may have several labels, or numbers, `top` lists them all; `labels` names those of
+a probability above one half.
 
 Rows are answered as they come: the pipe may have no end, and a person may type them. The first line that cannot be
 used ends the run with its number; the answers to the lines before it are written.
@@ -34,7 +35,7 @@ from ._program import add_program, classifier
 HELP = "label rows of a file or a pipe"
 _CHUNK = 8  # batches that are sorted by length together
 _PAUSE = 0.5  # seconds without a new row after which those at hand are answered
-_OURS = ("label", "score", "top")
+_OURS = ("label", "labels", "score", "top")
 
 Row = dict[str, Any]
 
@@ -81,9 +82,8 @@ def _answered(classify: Any, lines: Lines, options: argparse.Namespace) -> Itera
     collator = classify.model.collator()
     rows = read_rows(lines, lines.name, sources[columns[0]], list(sources.values()))
     failed: ReprogramError | None = None
-    top_k = {} if options.top_k is None else {"top_k": options.top_k}
-    if not top_k and classify.model.problem_type() != "single_label_classification":
-        top_k = {"top_k": None}  # a row has several labels, or several numbers: all of them
+    kind = classify.model.problem_type()
+    top_k = options.top_k or (1 if kind == "single_label_classification" else None)  # several labels, numbers: all
     while failed is None:
         numbers, found, failed = _take(rows, lines, options.batch_size * _CHUNK)
         wanted = []
@@ -95,8 +95,11 @@ def _answered(classify: Any, lines: Lines, options: argparse.Namespace) -> Itera
                 break
         found, numbers = found[: len(wanted)], numbers[: len(wanted)]
         if wanted:
-            answers = classify(wanted, batch_size=options.batch_size, **top_k)
-            yield numbers, [_with(row, answer) for row, answer in zip(found, answers, strict=True)]
+            answers = classify.model.predict(wanted, options.batch_size, top_k, progress=False)
+            if options.top_k is not None:
+                answers = [answer if isinstance(answer, list) else [answer] for answer in answers]
+            several = kind == "multi_label_classification"
+            yield numbers, [_with(row, answer, several) for row, answer in zip(found, answers, strict=True)]
         elif failed is None:
             return
     raise failed
@@ -133,9 +136,14 @@ def _wanted(collator: Any, row: Row, sources: dict[str, str], where: str) -> Row
     return wanted
 
 
-def _with(row: Row, answer: Row | Sequence[Row]) -> Row:
+def _with(row: Row, answer: Row | Sequence[Row], several: bool) -> Row:
     kept = {f"input_{name}" if name in _OURS else name: value for name, value in row.items()}
-    return {**kept, **answer} if isinstance(answer, dict) else {**kept, **answer[0], "top": answer}
+    if isinstance(answer, dict):
+        return {**kept, **answer}
+    from ..metrics import HALF
+
+    likely = {"labels": [each["label"] for each in answer if each["score"] > HALF]} if several else {}
+    return {**kept, **answer[0], **likely, "top": answer}
 
 
 @contextmanager
