@@ -51,8 +51,6 @@ class CtcConfig(MappingOptions):
         super().validate()
         if not self.symbols or "" in self.symbols or len(set(self.symbols)) != len(self.symbols):
             raise ConfigError("CtcConfig.symbols", f"{self.symbols!r}", "different symbols", 'list("abc ")')
-        if self.layer is not None and self.on != "state":
-            raise ConfigError("CtcConfig.layer", f"{self.layer} with on={self.on!r}", "on='state'")
 
     def labels(self) -> list[str] | None:
         return list(self.symbols)
@@ -61,6 +59,8 @@ class CtcConfig(MappingOptions):
         return ("frames",) if self.on == "tokens" else ("frame_states",)
 
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
+        if self.layer is not None and self.on != "state":
+            raise ConfigError("CtcConfig.layer", f"{self.layer} with on={self.on!r}", "on='state'")
         if self.on == "state" or self.start == "random":
             self.tokens = None
             return

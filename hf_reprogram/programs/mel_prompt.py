@@ -79,8 +79,8 @@ class MelPrompt(SpectrogramProgram):
 
 def _later(batch: Batch, backbone: Any, frames: int, lost: int) -> Tensor | None:
     """Where the signal sits, so many frames later: (batch, samples), more of them where no frames are lost."""
-    signal, hop = batch.signal_mask, backbone.frontend.span[0]
+    signal = batch.signal_mask
     if signal is None:
         return None
-    moved = torch.cat([signal.new_zeros(len(signal), frames * hop), signal], 1)
+    moved = torch.cat([signal.new_zeros(len(signal), frames * backbone.frontend.span[0]), signal], 1)
     return moved[:, : signal.shape[1]] if lost else moved

@@ -253,7 +253,6 @@ class TestMistakes:
             ({"symbols": []}, "CtcConfig.symbols"),
             ({"symbols": ["a", "a"]}, "different symbols"),
             ({"symbols": "abc"}, "CtcConfig.symbols: 'abc' is a str"),
-            ({"layer": 1}, "on='state'"),
             ({"on": "letters"}, "not a choice"),
         ],
     )
@@ -269,6 +268,10 @@ class TestMistakes:
             hr.get_reprogram_model(
                 base, hr.ReprogramConfig(mapping=hr.CtcConfig(symbols=LETTERS)), processor.feature_extractor
             )
+
+    def test_a_layer_of_the_base_s_own_letters(self) -> None:
+        with pytest.raises(ConfigError, match="CtcConfig.layer: 1 with on='tokens'. Expected on='state'"):
+            _model(layer=1)
 
     def test_kinds_of_targets(self) -> None:
         assert hr.ReprogramConfig(mapping=hr.CtcConfig(symbols=LETTERS)).problem_type == "transcription"
