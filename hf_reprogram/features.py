@@ -26,7 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .backbone.probe import TOLERANCE
 from .errors import UsageError, first_line
-from .fingerprint import base_fingerprint, config_fields, processor_fingerprint, tensor_digest
+from .fingerprint import config_fields, processor_fingerprint, tensor_digest, weights_fingerprint
 from .tuner import foreign_adapters
 
 
@@ -59,7 +59,7 @@ def fields_of(model: Any, reading: Any) -> dict[str, Any]:
     canvas = model.peft_config[model.active_name()].canvas
     tensors = {f"{i}.{key}": tensor for i, p in enumerate(programs) for key, tensor in p.state_dict().items()}
     found = {
-        "base": base_fingerprint(base) | {"config": config_fields(base)},
+        "base": weights_fingerprint(base, modules.values()) | {"config": config_fields(base)},
         "buffers": tensor_digest(_unsaved_buffers(modules)),  # rotary frequencies and the like are in no state dict
         "attention": base.config._attn_implementation,
         "adapters": foreign_adapters(modules),

@@ -80,7 +80,7 @@ def run(recipe: Recipe) -> Result:
     for name, judged in (*baselines.items(), ("now", metrics)):
         say(f"{name:>9}  " + "  ".join(f"{k} {v:.4f}" for k, v in judged.items() if isinstance(v, float)))
     problem = verdict(metrics, baselines, *BEST[config.problem_type])
-    if problem:
+    if problem and arguments.process_index == 0:
         warnings.warn(problem, UserWarning, stacklevel=2)
     result = _save(recipe, model, {**_about(recipe, rows), **record}, trainer, arguments)
     say(f"saved in {result.output}; its card is {result.card}")
