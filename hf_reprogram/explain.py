@@ -96,7 +96,7 @@ def _ratios(model: Any, rows: Any, features: Any) -> list[dict[str, Any]]:
     if odd is not None:
         what, expected = f"program {made[odd].adapter!r}", f"rows of the active one, {model.active_name()!r}"
         raise UsageError(f"rows[{odd}]['adapter']", what, expected, "set_adapter(name)")
-    names, found = model.label_names() if made[0].label is not None else [], dict[str, Energies]()
+    names, found = model.peft_config[model.active_name()].labels or [], dict[str, Energies]()
     with asleep(model):
         for index, columns in batches(model, collator, made, progress=False):
             batch = heard = model.reprogrammed.batch(**columns)
@@ -114,7 +114,7 @@ def _ratios(model: Any, rows: Any, features: Any) -> list[dict[str, Any]]:
 
 def _groups(label: Any, names: list[str], problem_type: str) -> list[str]:
     """Names of the groups of rows to which one belongs, by its label."""
-    if label is None or problem_type == "regression":
+    if label is None or problem_type in ("regression", "transcription"):
         return ["all rows"]
     return [names[label]] if isinstance(label, int) else [n for n, v in zip(names, label, strict=True) if v > 0.5]
 

@@ -32,8 +32,9 @@ def pipeline(
     """A function of raw rows, for those who know transformers' `pipeline`.
 
     Args:
-        task: `text-classification` (or its other name, `sentiment-analysis`), `audio-classification`, or
-            `text-generation`; None is the classification of what the base reads or hears.
+        task: `text-classification` (or its other name, `sentiment-analysis`), `audio-classification`,
+            `automatic-speech-recognition`, or `text-generation`; None is what the program was made for: to write what
+            is said, or to classify what the base reads or hears.
         model: a ReprogramModel, a folder made by `save_pretrained`, or a repo id.
         base_model: for a program that is loaded here: its base, or where to find it. None asks the program.
         device: where to run, as torch writes it. None leaves a model where it is, and puts one that is loaded here
@@ -75,7 +76,8 @@ def pipeline(
         what = "is for loading a program, and the model is loaded"
         raise UsageError(f"pipeline({next(iter(loading))})", what, "a folder or a repo id as the model")
     if task is None:
-        task = f"{model.backbone.modality}-classification"
+        writes = model.problem_type() == "transcription"
+        task = "automatic-speech-recognition" if writes else f"{model.backbone.modality}-classification"
     return TASKS[task](model if device is None else model.to(device), batch_size, options)
 
 
@@ -139,20 +141,28 @@ class TextClassification(Pipeline):
     """
 
     modality = "text"
-    usual: ClassVar[dict[str, Any]] = {}  # options of a call that names none
+    known = ("top_k",)  # options of a call
+    usual: ClassVar[dict[str, Any]] = {}  # those of a call that names none
 
     def check(self, options: Mapping[str, Any]) -> None:
-        unknown = next((name for name in options if name != "top_k"), None)
+        unknown = next((name for name in options if name not in self.known), None)
         if unknown is not None:
-            known = ["top_k", "batch_size", "device", "base_model", "model_kwargs"]
+            known = [*self.known, "batch_size", "device", "base_model", "model_kwargs"]
             raise UsageError("pipeline(...)", f"unknown option {unknown!r}", None, did_you_mean(unknown, known))
-        task, modality = f"{self.modality}-classification", self.model.backbone.modality
+        writes, task = self.model.problem_type() == "transcription", self._task()
+        if writes != (task == "automatic-speech-recognition"):
+            what = f"{task!r}, and the program {'writes texts' if writes else 'writes no texts'}"
+            raise UsageError("pipeline(task)", what, "None: what it was made for")
+        modality = self.model.backbone.modality
         if modality != self.modality:
             what = f"{task!r}, and a {type(self.model.backbone.base).__name__} takes {modality}"
             raise UsageError("pipeline(task)", what, f"'{modality}-classification'")
-        if self.model.peft_config[self.model.active_name()].labels is None:
+        if not writes and self.model.peft_config[self.model.active_name()].labels is None:
             fix = 'pipeline("text-generation", ...) goes on writing' if modality == "text" else "train one with labels"
             raise UsageError("pipeline(task)", f"{task!r}, and the program has no labels", None, fix)
+
+    def _task(self) -> str:
+        return f"{self.modality}-classification"
 
     def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
         options = {**self.usual, **options}
@@ -173,8 +183,7 @@ class AudioClassification(TextClassification):
 
     def __call__(self, rows: Any, batch_size: int | None = None, **options: Any) -> Any:
         if isinstance(rows, bytes | np.ndarray) or (isinstance(rows, Mapping) and not {"audio", "series"} & set(rows)):
-            answer = super().__call__([rows], batch_size, **options)[0]
-            return answer
+            return super().__call__([rows], batch_size, **options)[0]
         return super().__call__(rows, batch_size, **options)
 
     def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
@@ -187,6 +196,22 @@ class AudioClassification(TextClassification):
             row = {"array": row["raw"], **{k: v for k, v in row.items() if k != "raw"}}
         bare = isinstance(row, bytes) or (isinstance(row, Mapping) and not {"audio", "series"} & set(row))
         return {"audio": row} if bare else row
+
+
+class SpeechRecognition(AudioClassification):
+    """What is said in sounds, in all their forms: `{"text": ..., "score": ...}` for each, as in transformers, which
+    gives no score.
+    """
+
+    known = ()
+
+    def _task(self) -> str:
+        return "automatic-speech-recognition"
+
+    def __call__(self, rows: Any, batch_size: int | None = None, **options: Any) -> Any:
+        answer = super().__call__(rows, batch_size, **options)
+        alone = isinstance(rows, str | bytes | np.ndarray | Mapping)
+        return answer[0] if alone and isinstance(answer, list) else answer
 
 
 class TextGeneration(Pipeline):
@@ -218,5 +243,6 @@ TASKS = {
     "text-classification": TextClassification,
     "sentiment-analysis": TextClassification,
     "audio-classification": AudioClassification,
+    "automatic-speech-recognition": SpeechRecognition,
     "text-generation": TextGeneration,
 }
