@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from benchmarks import speech_input
 from benchmarks.intervals import kept
+from benchmarks.report import Row
 from benchmarks.speech_channels import CLEAN, RATE, SAMPLES, Channel, band, equaliser, low_pass, shaped
+
+from scripts import make_docs
 
 
 CLOCK = np.arange(SAMPLES) / RATE
@@ -114,6 +118,26 @@ class TestTable:
         assert {m for method, m in told if method == "ours:filter + probe"} == {
             "accuracy", "accuracy_gain_over:probe", "accuracy_gain_over:classical:equaliser + probe",
         }  # fmt: skip
+
+
+def test_the_readmes_lines_tell_what_is_measured_and_leave_the_rest_out():
+    cells = [
+        Row("gsc12, ten words, muffled", "ours:filter", "accuracy", 77.52),
+        Row("arabic-40, 5 per class, muffled", "ours:filter of English", "accuracy", 81.0),
+        Row("gsc12, ten words, muffled", "ours:filter", "accuracy_gain_over:map_only", 16.0, 12.0, 20.04),
+        Row(
+            "arabic-40, 2 per class, muffled", "ours:filter of English", "accuracy_gain_over:map_only", -1.0, -3.0, 1.0
+        ),
+    ]
+    rows = {(r.task, r.method, r.metric): asdict(r) for r in cells}
+    assert make_docs._heard(rows, "a filter", "ours:filter", "muffled") == "| a filter | 77.5 |  |  |  | 81.0 |"
+    assert make_docs._heard(rows, "a shift", "ours:shift", "muffled") is None
+    told = make_docs._heard_gains(rows, "ours:filter", "a filter")
+    assert told == (
+        "- a filter: over the words alone +16.0 (+12.0 to +20.0); "
+        "Arabic, 2 of each, over no program -1.0 (-3.0 to +1.0)."
+    )
+    assert make_docs._heard_gains(rows, "ours:shift", "a shift") is None
 
 
 @pytest.mark.slow
