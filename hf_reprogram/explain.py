@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -99,9 +100,8 @@ def _ratios(model: Any, rows: Any, features: Any) -> list[dict[str, Any]]:
     names, found = model.peft_config[model.active_name()].labels or [], dict[str, Energies]()
     with asleep(model):
         for index, columns in batches(model, collator, made, progress=False):
-            batch = heard = model.reprogrammed.batch(**columns)
-            for program in programs:
-                heard = program(heard, model.backbone) if program.accepts == "wave" else heard
+            batch = model.reprogrammed.batch(**columns)
+            heard = through_waves(programs, batch, model.backbone)
             own = carried(batch, heard)
             energies = zip(
                 own.square().sum(1).tolist(), (heard.input_values - own).square().sum(1).tolist(), strict=True
@@ -132,12 +132,23 @@ def _decibels(own: float, other: float) -> float:
     return 10 * math.log10(own / max(other, 1e-20 * own))
 
 
+def through_waves(programs: Iterable[Any], batch: Batch, backbone: Any) -> Batch:
+    """The batch after those of the programs that change the wave; they come first."""
+    for program in programs:
+        if program.accepts == "wave":
+            batch = program(batch, backbone)
+    return batch
+
+
 def carried(batch: Batch, heard: Batch) -> Tensor:
-    """The canvas where programs leave it, (batch, samples of `heard`): one that puts a sound before it pushes it on.
+    """The canvas where programs of the wave leave it: one that puts a sound before it pushes it on.
 
     Args:
         batch: before the programs.
-        heard: after them.
+        heard: after those of the wave.
+
+    Returns:
+        (batch, samples of `heard`).
 
     Example:
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..batch import Batch
 from ..data.audio import TORCHAUDIO
 from ..data.rows import as_rows
 from ..errors import ConfigError, DataError, UsageError, first_line
-from ..explain import carried
+from ..explain import carried, through_waves
 from ..processors import tokenizer_of
 from ..serve import asleep, batches
 
@@ -151,6 +152,7 @@ class _Heard:
         features: (bands, frames) before and after.
         hop: samples from one frame to the next.
         bands: what the rows of `features` are.
+        in_step: whether a frame after stands where the same frame stood before.
     """
 
     title: str
@@ -161,6 +163,7 @@ class _Heard:
     features: list[np.ndarray]
     hop: int
     bands: str
+    in_step: bool
 
 
 def _heard(model: Any, row: Any) -> _Heard:
@@ -176,21 +179,25 @@ def _heard(model: Any, row: Any) -> _Heard:
         raise DataError("row", f"{len(rows)} rows", "one: a figure is of one sound")
     collator = model.collator()
     made = collator.lay_out(rows, labelled=False)
+    chain = model.base_model.sites()[0].entries[made[0].adapter or model.active_name()]
     with asleep(model):
         ((_, columns),) = batches(model, collator, made, progress=False)
         batch = model.reprogrammed.batch(**columns)
-        after = model.reprogrammed.program(batch, backbone)
-        clip = carried(batch, after)
-        moved = replace(batch, input_values=clip, signal_mask=after.signal_mask)
-        features, hop, bands = _features(backbone, moved, after)
-    chain = model.base_model.sites()[0].entries[made[0].adapter or model.active_name()]
+        after = heard = through_waves(chain, batch, backbone)
+        for program in chain:
+            if program.accepts != "wave":
+                after = program(backbone.bring(after, program.accepts), backbone)
+        clip = carried(batch, heard)
+        before = replace(batch, input_values=clip, signal_mask=heard.signal_mask)
+        features, hop, bands = _features(backbone, before, after)
     inside = " and ".join(program.options.type for program in chain if program.accepts == "latent")
     title = f"{' + '.join(program.options.type for program in chain)} on {base}"
-    waves = {"clip": clip, "added": after.input_values - clip, "heard": after.input_values}
+    waves = {"clip": clip, "added": heard.input_values - clip, "heard": heard.input_values}
     return _Heard(
         title + (f"; {inside} acts inside it, which is no sound" if inside else ""),
         {program.accepts for program in chain}, backbone.frontend.sampling_rate,
-        {name: _first(wave) for name, wave in waves.items()}, _first(after.signal_mask) > 0, features, hop, bands,
+        {name: _first(wave) for name, wave in waves.items()}, _first(heard.signal_mask) > 0,
+        features, hop, bands, torch.equal(heard.signal_mask, after.signal_mask),
     )  # fmt: skip
 
 
@@ -217,11 +224,9 @@ def _features(backbone: Any, *rows: Batch) -> tuple[list[np.ndarray], int, str]:
 
 def _layout(heard: _Heard) -> list[list[str]]:
     """Names of panels, for `subplot_mosaic`: three columns."""
-    before, after = heard.features
     if not heard.changes & {"wave", "features"}:
         return [["clip"] * 3, ["before"] * 3]
-    # Where frames are put before those of the sound, one by one they have no difference.
-    spectrograms = ["before", "after", "difference" if before.shape == after.shape else "after"]
+    spectrograms = ["before", "after", "difference" if heard.in_step else "after"]
     if "wave" not in heard.changes:
         return [["clip"] * 3, spectrograms]
     return [*([name, name, "spectrum"] for name in heard.waves), spectrograms]

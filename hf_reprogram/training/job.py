@@ -20,7 +20,7 @@ from ..config import ReprogramConfig
 from ..errors import ConfigError, did_you_mean, first_line
 from ..metrics import BEST
 from ..model import ReprogramModel, get_reprogram_model
-from ..registry import method_class
+from ..registry import method_class, options_class
 from ..template import columns, parse
 from . import source
 from .arguments import training_arguments
@@ -98,7 +98,9 @@ def program_config(recipe: Recipe) -> ReprogramConfig:
     """The ReprogramConfig of a recipe; labels that it does not name are those of its folders of sounds."""
     labels = source.folder_labels(recipe.data)
     if recipe.preset is not None:
-        own = {"labels": labels} if labels and presets.takes_labels(recipe.preset) else {}
+        mapping = presets.preset(recipe.preset)["config"]["mapping"]["type"]
+        classes = options_class("mapping", mapping).problem_type is None  # else its labels are letters
+        own = {"labels": labels} if labels and classes and presets.takes_labels(recipe.preset) else {}
         return ReprogramConfig.from_preset(recipe.preset, **{**own, **recipe.options})
     config = ReprogramConfig.from_dict(recipe.config)
     if config.labels is None and labels and config.problem_type == "single_label_classification":

@@ -139,10 +139,10 @@ class TestProgramOfTheSpectrogram:
         np.testing.assert_allclose(_image(panels["difference"]), model.active_programs()[0].theta.detach(), atol=1e-5)
         assert figures.TITLES["added"] not in panels and "amplitude in dB" not in panels  # the wave stays as it is
 
-    def test_frames_put_before_others_have_no_difference(self) -> None:
-        model = _model({"type": "mel_prompt", "length": 4}, "wav2vec2bert-classifier")
-        panels = _panels(hr.plot_program(model, ROW))
-        assert _image(panels["after"]).shape[1] == _image(panels["before"]).shape[1] + 4
+    @pytest.mark.parametrize(("family", "more"), [("wav2vec2bert-classifier", 4), ("whisper-classifier", 0)])
+    def test_frames_put_before_others_have_no_difference(self, family: str, more: int) -> None:
+        panels = _panels(hr.plot_program(_model({"type": "mel_prompt", "length": 4}, family), ROW))
+        assert _image(panels["after"]).shape[1] == _image(panels["before"]).shape[1] + more
         assert "difference" not in panels
 
 
