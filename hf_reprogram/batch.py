@@ -75,6 +75,7 @@ class Reading:
     - `state`: one hidden vector per row: (batch, dim). `pool` is `answer` (the answer slot), `head` (the same after
       the head's own transform, ready for label rows), `mean` (over the text, slots and padding left out), `statistics`
       (mean and deviation side by side) or `first`. `layer` picks a layer of a model that hears; None is the last.
+      `parts` of such a model pools so many parts of time each for itself, side by side.
     - `frames`: the logits of a CTC head: (batch, frames, vocabulary).
     - `sequence`: log-probabilities of the tokens of a label word at their positions: (batch, tokens), 0 where there
       is none.
@@ -85,6 +86,7 @@ class Reading:
     ids: tuple[int, ...] | None = None
     pool: str = "answer"
     layer: int | None = None
+    parts: int = 1
 
 
 @dataclass
