@@ -39,9 +39,9 @@ from hf_reprogram.sources import AttentionRnnForAudioClassification
 
 
 DATA = ROOT.parent / "shared" / "data" / "ucr-v2s"
-CHOICE_ROWS = 100  # of each training part, for the choice of the recipe
+CHOICE_ROWS = 60  # of each training part, for the choice of the recipe
 RANDOM_SEEDS = (0, 1, 2)
-CONTROL_ROWS = 650  # test rows of a task that the controls hear; four of 27 have more
+CONTROL_ROWS = 300  # test rows of a task that the controls hear; eight of 27 have more
 ABOUT = (
     "27 tasks of the UCR archive on the frozen attention-RNN of Voice2Series (another checkpoint than the paper's): "
     "test accuracy in percent. `ours` is the same for all tasks, chosen by leave-one-out on training rows: fixed "
@@ -53,7 +53,6 @@ ABOUT = (
 CANVASES: dict[str, dict[str, Any]] = {
     "8 copies": {"place": "copies", "copies": 8},
     "stretched": {"stretch": 16000},
-    "am 400 Hz": {"place": "am", "carrier": 400.0, "depth": 0.3},
     "fm 400 Hz, half an octave": {"place": "fm", "carrier": 400.0, "depth": 0.5},
     "fm 400 Hz, an octave": {"place": "fm", "carrier": 400.0, "depth": 1.0},
     "fm 800 Hz, half an octave": {"place": "fm", "carrier": 800.0, "depth": 0.5},
@@ -64,6 +63,7 @@ READINGS: dict[str, dict[str, Any]] = {
     "recurrent in 8 parts": {"pool": "statistics", "layer": 1, "parts": 8},
 }
 SPECTROGRAM = 0  # the layer that is no layer
+OURS, SAME, RANDOM, NO_NETWORK = "ours", "ours:rows of the controls", "random_source", "map_only:spectrogram"
 Recipe = tuple[tuple[str, ...], str]  # canvases, reading
 # V2S_a of the paper, table 2; `?` marks what assets-speech.md section 5 doubts and why.
 PAPER = {
@@ -169,30 +169,23 @@ def chosen(found: Sequence[Row]) -> Recipe:
 
 
 def measured(name: str, recipe: Recipe, aeon: Path | None) -> Iterator[Row]:
-    """All rows of a task.
+    """Ours on all rows of a task, on those of the controls, and what needs no speech model.
 
     Args:
         name, recipe: of the task, and what was chosen.
         aeon: a Python that has aeon, for MiniRocket.
     """
     held = task(name)
-    classes = int(held["y_train"].max()) + 1
-    train, test = rows(held["x_train"], held["y_train"]), rows(held["x_test"], held["y_test"])
-    truth, size = held["y_test"], f"{len(train)} / {len(test)} rows"
-    part = few(len(test), CONTROL_ROWS)
-    some = [test[i] for i in part]
-
-    def right(guesses: np.ndarray) -> float:
-        return 100 * float((guesses == (truth[part] if len(guesses) == len(part) else truth)).mean())
+    classes, truth = int(held["y_train"].max()) + 1, held["y_test"]
+    size = f"{len(held['y_train'])} / {len(truth)} rows"
 
     def row(method: str, guesses: np.ndarray, note: str = "") -> Row:
-        return Row(name, method, "accuracy", right(guesses), n=len(guesses), note=note or size)
+        return Row(name, method, "accuracy", 100 * float((guesses == truth).mean()), n=len(truth), note=note or size)
 
-    yield row("ours", heard(train, test, classes, recipe))
-    values = [right(heard(train, some, classes, recipe, seed)) for seed in RANDOM_SEEDS]
-    note = f"{len(train)} / {len(some)} rows, three draws"
-    yield Row(name, "random_source", "accuracy", float(np.mean(values)), min(values), max(values), len(values), note)
-    yield row("map_only:spectrogram", heard(train, some, classes, recipe, layer=SPECTROGRAM))
+    ours = heard(name, recipe, np.arange(len(truth)))
+    yield row(OURS, ours)
+    part = few(len(truth), CONTROL_ROWS)
+    yield Row(name, SAME, "accuracy", 100 * float((ours == truth)[part].mean()), n=len(part))
     yield row("majority", np.full(len(truth), np.bincount(held["y_train"]).argmax()))
     yield row("classical:1nn", nearest(held["x_train"], held["y_train"], held["x_test"]))
     z = held["x_train"].astype(float)
@@ -206,22 +199,36 @@ def measured(name: str, recipe: Recipe, aeon: Path | None) -> Iterator[Row]:
         yield Row(name, "paper", "accuracy", PAPER[name], note=f"doubtful: {DOUBTED[name]}" if name in DOUBTED else "")
 
 
+def control(name: str, recipe: Recipe, method: str, **changes: Any) -> Iterator[Row]:
+    """The recipe with random weights, or on the spectrogram alone, on some test rows."""
+    truth = task(name)["y_test"]
+    part = few(len(truth), CONTROL_ROWS)
+    guesses = heard(name, recipe, part, **changes)
+    yield Row(name, method, "accuracy", 100 * float((guesses == truth[part]).mean()), n=len(part))
+
+
 def heard(
-    train: Any, test: Any, classes: int, recipe: Recipe, seed: int | None = None, layer: int | None = None
+    name: str, recipe: Recipe, part: np.ndarray, seed: int | None = None, layer: int | None = None
 ) -> np.ndarray:
-    """Guesses of the recipe, fitted on the whole training part: the mean of its programs' scores.
+    """Guesses of the recipe for some test rows, fitted on the whole training part: the mean of its programs' scores.
 
     Args:
+        name, recipe, part: of the task; canvases and reading; which test rows.
         seed: of random weights.
         layer: read in the place of the recipe's own.
     """
-    reading = READINGS[recipe[1]] | ({} if layer is None else {"layer": layer})
+    held = task(name)
+    classes, reading = (
+        int(held["y_train"].max()) + 1,
+        READINGS[recipe[1]] | ({} if layer is None else {"layer": layer}),
+    )
+    train, test = rows(held["x_train"], held["y_train"]), rows(held["x_test"][part], held["y_test"][part])
     made, total = model([config(classes, canvas, reading) for canvas in recipe[0]], seed), 0
     try:
         for name in list(made.peft_config):
             made.set_adapter(name)
             made.fit_mapping(made.frozen_rows(train))
-            total = total + made.score(test, batch_size=64, progress=False)  # (rows, classes)
+            total = total + made.score(test, progress=False)  # (rows, classes)
         return total.argmax(1).numpy()
     finally:
         made.unload()
@@ -261,29 +268,43 @@ def kept_rocket(name: str) -> Iterator[Row]:
             yield Row(**{**row, "note": note})
 
 
+def drawn(found: Sequence[Row]) -> list[Row]:
+    """The draws of random weights as one row of a task: mean, lowest, highest."""
+    draws: dict[str, list[Row]] = {}
+    for row in found:
+        if row.method.startswith(f"{RANDOM}:"):
+            draws.setdefault(row.task, []).append(row)
+    made = [row for row in found if not row.method.startswith(f"{RANDOM}:")]
+    for name, some in draws.items():
+        values = [row.value for row in some]
+        note = f"{some[0].n} test rows, {len(some)} draws"
+        made.append(Row(name, RANDOM, "accuracy", float(np.mean(values)), min(values), max(values), some[0].n, note))
+    return sorted(made, key=lambda row: (row.metric != "loo_accuracy", row.task))  # stable: methods keep their order
+
+
 def summary(found: Sequence[Row]) -> list[Row]:
-    """Means over tasks, how often ours wins, and the differences with their intervals over tasks."""
+    """Means over tasks, how often ours wins, and the differences with their intervals over tasks: those over the
+    controls on the rows that they heard."""
     by: dict[str, dict[str, float]] = {}
     for row in found:
         if row.metric == "accuracy":
             by.setdefault(row.method, {})[row.task] = row.value
-    names, every = list(by["ours"]), f"mean of {len(by['ours'])} tasks"
+    names, every = list(by[OURS]), f"mean of {len(by[OURS])} tasks"
+    value = {m: np.array([v[n] for n in names]) for m, v in by.items() if set(v) == set(names)}
     made = []
-    for method, values in by.items():
-        if set(values) == set(names):
-            value = float(np.mean([values[n] for n in names]))
-            note = f"bar >= 82: {'met' if value >= 82 else 'NOT met'}" if method == "ours" else ""
-            made.append(Row(every, method, "accuracy", value, n=len(names), note=note))
-    ours = np.array([by["ours"][n] for n in names])
+    for method, values in value.items():
+        mean = float(values.mean())
+        note = f"bar >= 82: {'met' if mean >= 82 else 'NOT met'}" if method == OURS else ""
+        made.append(Row(every, method, "accuracy", mean, n=len(names), note=note))
     draw = np.random.default_rng(0).integers(len(names), size=(10_000, len(names)))
-    for method, values in by.items():
-        if method == "ours" or set(values) != set(names):
+    for method, values in value.items():
+        if method in (OURS, SAME):
             continue
-        gain = ours - np.array([values[n] for n in names])
+        gain = value[SAME if method in (RANDOM, NO_NETWORK) else OURS] - values
         low, high = np.quantile(gain[draw].mean(1), [0.025, 0.975])
         won = f"above on {int((gain > 0).sum())}, level on {int((gain == 0).sum())} of {len(names)} tasks"
         metric = f"accuracy_gain_over:{method}"
-        made.append(Row(every, "ours", metric, float(gain.mean()), float(low), float(high), len(names), won))
+        made.append(Row(every, OURS, metric, float(gain.mean()), float(low), float(high), len(names), won))
     return made
 
 
@@ -291,6 +312,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three small tasks (a trial, no evidence)")
+    parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
     parser.add_argument("--aeon", type=Path, metavar="PYTHON", help="a Python that has aeon, to run MiniRocket again")
     parser.add_argument("--out", type=Path, help="folder for the results")
@@ -302,14 +324,22 @@ def main(given: Sequence[str] | None = None) -> int:
         "tasks": names, "threads": 1,
     }  # fmt: skip
     folder = options.out or (SCRATCH if options.quick else RESULTS)
-    report = Report("voice2series", ABOUT, settings, list(RANDOM_SEEDS), folder, options.fresh)
-    for reading in READINGS:
+    command = "python scripts/benchmarks/voice2series.py"
+    report = Report("voice2series", ABOUT, settings, list(RANDOM_SEEDS), folder, options.fresh, command)
+    left = [] if options.finish else names
+    for reading in READINGS if left else ():
         report.cell(f"choice: {reading}", lambda r=reading: choice(names, r))
     recipe = chosen(report.rows)
     print(f"the recipe: {' + '.join(recipe[0])}; {recipe[1]}", flush=True)
-    for name in names:
+    for name in left:
         report.cell(name, lambda n=name: measured(n, recipe, options.aeon))
-    found = report.rows
+    for seed in RANDOM_SEEDS:
+        for name in left:
+            method = f"{RANDOM}:{seed}"
+            report.cell(f"{name}: {method}", lambda n=name, s=seed, m=method: control(n, recipe, m, seed=s))
+    for name in left:
+        report.cell(f"{name}: {NO_NETWORK}", lambda n=name: control(n, recipe, NO_NETWORK, layer=SPECTROGRAM))
+    found = drawn(report.rows)
     report.publish([*summary(found), *found])
     report.finish()
     return 0
