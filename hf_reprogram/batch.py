@@ -77,6 +77,8 @@ class Reading:
       (mean and deviation side by side) or `first`. `layer` picks a layer of a model that hears; None is the last.
       `parts` of such a model pools so many parts of time each for itself, side by side.
     - `frames`: the logits of a CTC head: (batch, frames, vocabulary).
+    - `frame_states`: hidden vectors of a model that hears: (batch, frames, dim), of `layer`. Both have a mask: frames
+      behind the end of the row's signal are none.
     - `sequence`: log-probabilities of the tokens of a label word at their positions: (batch, tokens), 0 where there
       is none.
     - `base`: the base's own output, untouched.

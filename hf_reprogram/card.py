@@ -62,12 +62,14 @@ def _metadata(config: ReprogramConfig, name: str) -> str:
     """The YAML that the Hub reads, as huggingface_hub writes it."""
     base, record = config.base_model_name_or_path, config.training or {}
     tags = ["reprogramming", "frozen", *(p.type for p in config.programs), config.mapping.type]
-    task = "text-classification" if config.canvas is None else "audio-classification"
+    writes = config.problem_type == "transcription"
+    hears = "automatic-speech-recognition" if writes else "audio-classification"
+    task = "text-classification" if config.canvas is None else hears
     values: dict[str, Any] = {}
     if _on_hub(base):
         values = {"base_model": base, "base_model_relation": "adapter"}
         tags.append(f"base_model:adapter:{base}")
-    if config.labels:
+    if config.labels or writes:
         values["pipeline_tag"] = task
     if isinstance(language := record.get("language"), str) and re.fullmatch("[a-z]{2,3}", language):
         values["language"] = language
@@ -77,7 +79,7 @@ def _metadata(config: ReprogramConfig, name: str) -> str:
     if _on_hub(train) and not _FILE.fullmatch(train):
         values["datasets"] = [train]
     scores = _scores(record.get("metrics"))
-    if scores and config.labels:
+    if scores and (config.labels or writes):
         data = train if isinstance(train, str) else "its own rows"
         values |= {
             "metrics": list(dict.fromkeys(_name(key)[0] for key in scores)),
@@ -132,6 +134,8 @@ def _facts(config: ReprogramConfig) -> str:
     elif config.layout():
         rows += [("template", _code(config.layout()))]
     rows += [("mapping", f"`{config.mapping.type}`")]
+    if config.problem_type == "transcription":
+        return _table([*rows, *([("symbols", _code(" ".join(config.labels)))] if config.labels else [])])
     for label in config.labels or []:
         words = getattr(config.mapping, "words", None)
         shown = ", ".join(_code(w) for w in words[label]) if isinstance(words, dict) else ""
@@ -151,7 +155,13 @@ def _usage(config: ReprogramConfig, place: str, subfolder: str | None) -> str:
     if config.canvas is not None:  # a second of a tone: what it takes is a path too
         text = '{"audio": {"array": wave, "sampling_rate": 16000}}'
         call = f"wave = [math.sin(0.2 * i) for i in range({min(config.canvas.samples, 16000)})]  # or a path\n"
-        verb = "predict" if config.labels else "generate" if "Seq2Seq" in config.base_auto_class else None
+        verb = (
+            "predict"
+            if config.labels or config.problem_type == "transcription"
+            else "generate"
+            if "Seq2Seq" in config.base_auto_class
+            else None
+        )
         call += f"print(model.{verb}([{text}]))" if verb else f"print(model(**model.collator()([{text}])))"
     elif config.labels:
         call = f"print(model.predict([{text if len(names) == 1 else row}]))"
@@ -188,8 +198,10 @@ def _limits(config: ReprogramConfig) -> str:
 _METRICS = {  # ours: the Hub's name, and as people write it
     "macro_f1": ("f1", "macro F1"), "micro_f1": ("f1", "micro F1"), "mse": ("mse", "MSE"), "mae": ("mae", "MAE"),
     "r2": ("r_squared", "R²"), "pearson": ("pearsonr", "Pearson's r"),
+    "cer": ("cer", "character errors"), "wer": ("wer", "word errors"),
 }  # fmt: skip
 _FRACTIONS = {"accuracy", "macro_f1", "micro_f1"}
+_RATES = _FRACTIONS | {"cer", "wer"}  # of these two, above 1 is no percentage
 _COUNTS = ("n", "test_rows")
 _BASELINES = {
     "majority": "always the commonest label",
@@ -234,7 +246,7 @@ def _scores(metrics: Any) -> dict[str, float]:
 def _shown(key: str, value: float | None) -> str:
     if value is None:
         return ""
-    return f"{100 * value:.1f} %" if key in _FRACTIONS else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if key in _RATES else f"{value:.4g}"
 
 
 def _evaluation(config: ReprogramConfig) -> str:

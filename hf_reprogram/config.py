@@ -18,7 +18,7 @@ from .registry import Options, Strict, build, method_class
 
 
 PEFT_TYPE = "REPROGRAM"
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression", "transcription")
 FORMAT_VERSION = 1
 # What the backbone makes of one stage for the next: embeddings of tokens, features of a wave; all of it ends inside.
 BRIDGES = {("tokens", "embeds"), ("wave", "features"), ("wave", "latent"), ("features", "latent")}
@@ -34,7 +34,7 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
         mapping: what reads the output as target labels, in the same forms. None is the mapping `none`.
         labels: names of the target labels; the order is the id. None takes them from the mapping's words.
         problem_type: `single_label_classification`, `multi_label_classification` (a row has any number of labels) or
-            `regression` (labels name the numbers that come out).
+            `regression` (labels name the numbers that come out). A mapping that writes texts makes it `transcription`.
         class_weight: factor of the loss by label.
         canvas: of models that hear: how a clip or a series is laid out, `CanvasConfig(...)` or a dict of its options.
             None is the base's own fixed length, or one second.
@@ -124,6 +124,7 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
         if self.problem_type not in PROBLEM_TYPES:
             fix = did_you_mean(self.problem_type, PROBLEM_TYPES)
             raise ConfigError("ReprogramConfig.problem_type", f"{self.problem_type!r}", fix=fix)
+        self._check_problem()
         if type(self.format_version) is not int or self.format_version != FORMAT_VERSION:
             raise ConfigError(
                 "ReprogramConfig.format_version",
@@ -140,6 +141,15 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
         self._check_labels()
         self._check_weights()
         self._check_chain()
+
+    def _check_problem(self) -> None:
+        """A mapping that writes texts says so itself; no other can have texts as targets."""
+        own, given, name = self.mapping.problem_type, self.problem_type, self.mapping.type
+        if own is not None and given in (own, PROBLEM_TYPES[0]):
+            self.problem_type = own
+        elif own != given and "transcription" in (own, given):
+            what, fix = f"{given!r} with the mapping {name!r}", "a mapping that writes texts: ctc"
+            raise ConfigError("ReprogramConfig.problem_type", what, own or "the kind of its targets", fix)
 
     def _check_labels(self) -> None:
         where = "ReprogramConfig.labels"
@@ -169,6 +179,8 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
         weights, where = self.class_weight, "ReprogramConfig.class_weight"
         if weights is None:
             return
+        if self.problem_type == "transcription":
+            raise ConfigError(where, f"{weights!r} for texts", "None")
         if not isinstance(weights, dict) or self.labels is None or set(weights) != set(self.labels):
             raise ConfigError(where, f"{weights!r}", f"a number for each of the labels {self.labels}")
         for label, weight in weights.items():

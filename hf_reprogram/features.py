@@ -26,7 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .backbone.probe import TOLERANCE
 from .errors import UsageError, first_line
-from .fingerprint import base_fingerprint, config_fields, processor_fingerprint, tensor_digest
+from .fingerprint import config_fields, processor_fingerprint, tensor_digest, weights_fingerprint
 from .tuner import foreign_adapters
 
 
@@ -59,7 +59,7 @@ def fields_of(model: Any, reading: Any) -> dict[str, Any]:
     canvas = model.peft_config[model.active_name()].canvas
     tensors = {f"{i}.{key}": tensor for i, p in enumerate(programs) for key, tensor in p.state_dict().items()}
     found = {
-        "base": base_fingerprint(base) | {"config": config_fields(base)},
+        "base": weights_fingerprint(base, modules.values()) | {"config": config_fields(base)},
         "buffers": tensor_digest(_unsaved_buffers(modules)),  # rotary frequencies and the like are in no state dict
         "attention": base.config._attn_implementation,
         "adapters": foreign_adapters(modules),
@@ -124,10 +124,10 @@ def row_keys(made: Sequence[Any]) -> list[str]:
 
 
 class FrozenRows(Dataset):
-    """Rows as one mapping sees them under one frozen model: `{"readout": (K,), "label": ...}`.
+    """Rows as one mapping sees them under one frozen model: `{"readout": (...), "label": ...}`.
 
     Args:
-        values: (rows, K) float32, in memory or mapped from the disk.
+        values: (rows, K), of frames (rows, frames, K), float32, in memory or mapped from the disk.
         labels: (rows, ...) as the loss takes them; None where the rows have none.
         lengths: of the laid out rows, so that batches are drawn as they are from live rows.
         names: the target labels.
@@ -185,7 +185,7 @@ def kept(
         note: goes into `meta.json`, compared with nothing.
 
     Returns:
-        (rows, K) float32, in the order of `keys`; mapped from the disk above `IN_MEMORY`. Four rows of a cache
+        (rows, ...) float32, in the order of `keys`; mapped from the disk above `IN_MEMORY`. Four rows of a cache
         that was there are verified.
 
     Raises:
@@ -331,7 +331,8 @@ def _verify(folder: Path, values: Tensor, keys: Sequence[str], compute: Compute,
     chosen = int(xxhash.xxh3_64_intdigest("".join(keys).encode()))
     rows = sorted({0, len(keys) - 1, chosen % len(keys), chosen // len(keys) % len(keys)})
     for index, fresh in compute(rows):
-        off = (values[torch.tensor(index)] - fresh).abs().amax(1) / fresh.abs().amax(1).clamp(min=1e-6)
+        gap, size = (values[torch.tensor(index)] - fresh).abs().flatten(1), fresh.abs().flatten(1)
+        off = gap.amax(1) / size.amax(1).clamp(min=1e-6)
         if not bool((off <= allowed).all()):
             why = f"a row computed anew differs by {off.max():.2g} of its largest number, and no field says why"
             raise _refused(folder, why)

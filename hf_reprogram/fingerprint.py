@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,21 +26,34 @@ _MEMO: weakref.WeakKeyDictionary[Any, tuple[Any, dict[str, Any]]] = weakref.Weak
 def base_fingerprint(base: nn.Module) -> dict[str, str]:
     """Identity of a base: all bytes of its tensors, and the config fields that alter its forward."""
     text = json.dumps(config_fields(base), sort_keys=True, default=str)
+    return weights_fingerprint(base) | {"config": hashlib.sha256(text.encode()).hexdigest()[:32]}
+
+
+def weights_fingerprint(base: nn.Module, modules: Iterable[nn.Module] | None = None) -> dict[str, str]:
+    """Identity of a base without its config.
+
+    Args:
+        modules: all of the base, where the caller has walked through them already.
+    """
     return {
         "class": type(base).__name__,
         "width": str(_width(base)),
         "dtype": str(base.dtype).removeprefix("torch."),
-        "weights": remembered(base, "weights", tensor_digest),
-        "config": hashlib.sha256(text.encode()).hexdigest()[:32],
+        "weights": remembered(base, "weights", tensor_digest, modules),
     }
 
 
-def remembered(base: nn.Module, what: str, make: Callable[[Mapping[str, Tensor]], Any]) -> Any:
+def remembered(
+    base: nn.Module,
+    what: str,
+    make: Callable[[Mapping[str, Tensor]], Any],
+    modules: Iterable[nn.Module] | None = None,
+) -> Any:
     """`make(tensors of the base)`, once for each state of them.
 
     An in-place edit is seen, because the tensor's version counter rises (one through `.data` is not: it has none).
     """
-    state = tuple((t.data_ptr(), t._version) for t in _all_tensors(base))
+    state = tuple((t.data_ptr(), t._version) for t in _all_tensors(base, modules))
     known = _MEMO.get(base)
     if known is None or known[0] != state:
         known = _MEMO[base] = (state, {})
@@ -49,9 +62,10 @@ def remembered(base: nn.Module, what: str, make: Callable[[Mapping[str, Tensor]]
     return known[1][what]
 
 
-def _all_tensors(base: nn.Module) -> list[Tensor]:
+def _all_tensors(base: nn.Module, modules: Iterable[nn.Module] | None) -> list[Tensor]:
     """Parameters and buffers as they lie in the modules: a third of the time of `state_dict`, on every load."""
-    found = [t for m in base.modules() for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
+    modules = base.modules() if modules is None else modules
+    found = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
     # What stands in for an offloaded tensor never changes; what is kept for it may.
     return list(_unique_tensors(base).values()) if any(t.is_meta for t in found) else found
 

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import UsageError
+from .errors import DataError, UsageError
 
 
 IGNORED = -100
+NEVER = -1e30  # log-probability of a symbol where none can be; finite, so that no gradient is NaN
 Count = Tensor | int | None
 
 
@@ -72,6 +73,64 @@ def regression(logits: Tensor, labels: Tensor, num_items: Count = None, weight: 
     return total / (labels.numel() if num_items is None else num_items)
 
 
+def transcription(logits: Tensor, labels: Tensor, num_items: Count = None, weight: Tensor | None = None) -> Tensor:
+    """-log p of the texts in nats, summed over rows and divided by the number of their tokens.
+
+    transformers' own CTC losses are sums over the batch, or means of rows each divided by its length.
+
+    Args:
+        logits: log-probabilities: of blank and symbols in each frame, (batch, frames, 1 + symbols), over whose
+            alignments p is summed (CTC, 10.1145/1143844.1143891); a frame that is none has its blank at 0 and the
+            rest at `NEVER`, which leaves p as it is. Or of the text's own tokens, (batch, tokens), p their product.
+        labels: (batch, tokens) int64 ids of the texts, filled up with -100; of symbols from 1.
+        num_items: tokens over the whole optimiser step.
+        weight: None; texts have none.
+
+    Returns:
+        A scalar, float32.
+
+    Raises:
+        DataError: a text with more symbols than its row has frames: its loss would be infinite. There is no option to
+            count it as zero, which would hide the row.
+    """
+    _check_texts(logits, labels)
+    there = labels != IGNORED
+    counted = there.sum().clamp(min=1) if num_items is None else num_items
+    if logits.ndim == 2:
+        return -logits.float().where(there, 0.0).sum() / counted
+    frames = labels.new_full((len(labels),), logits.shape[1])
+    each = F.ctc_loss(
+        logits.float().transpose(0, 1),
+        labels.clamp(min=0),
+        frames,
+        there.sum(1),
+        reduction="none",
+        zero_infinity=False,
+    )  # (batch,)
+    if bool((each > -NEVER / 10).any()):
+        raise _too_long(int((each > -NEVER / 10).nonzero()[0]), logits, labels)
+    return each.sum() / counted
+
+
+def _too_long(row: int, logits: Tensor, labels: Tensor) -> DataError:
+    ids, frames = labels[row][labels[row] != IGNORED], int((logits[row, :, 1:] > NEVER).any(1).sum())
+    doubled = int((ids[1:] == ids[:-1]).sum())
+    what = f"a text of {len(ids)} symbols, {doubled} of them doubled, in {frames} frames of sound"
+    expected = "no more symbols than frames, and a frame between equal ones"
+    return DataError(f"row {row} of the batch", what, expected, "drop such rows, or stretch the sound")
+
+
+def _check_texts(logits: Tensor, labels: Tensor) -> None:
+    """Raise for targets that are no texts of what is scored."""
+    texts = labels.dtype == torch.int64 and labels.ndim == 2 and len(labels) == len(logits)
+    if not texts or (logits.ndim == 2 and labels.shape != logits.shape):
+        name = str(labels.dtype).removeprefix("torch.")
+        what = f"{tuple(labels.shape)} of {name}"
+        raise UsageError("labels", what, f"int64 ids of {len(logits)} texts, filled up with -100")
+    if logits.ndim == 3 and labels.numel() and (int(labels.max()) >= logits.shape[2] or bool((labels == 0).any())):
+        raise UsageError("labels", f"{int(labels.max())} is no symbol", f"1 to {logits.shape[2] - 1}")
+
+
 def _check_ids(logits: Tensor, labels: Tensor) -> None:
     """Raise for labels that are none of these classes, in words rather than in torch's."""
     if labels.dtype != torch.int64:
@@ -102,4 +161,5 @@ LOSSES = {
     "single_label_classification": single_label,
     "multi_label_classification": multi_label,
     "regression": regression,
+    "transcription": transcription,
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,8 @@ def metrics(logits: Any, labels: Any, problem_type: str) -> dict[str, float]:
     Returns:
         Single label: `accuracy`, `macro_f1`, `majority` (share of the commonest label). Multi-label: `micro_f1`,
         `macro_f1`, `accuracy` (all labels of a row right), at a probability of one half. Regression: `mse`, `mae`,
-        `r2` and `pearson` (mean over the outputs; left out where they do not vary).
+        `r2` and `pearson` (mean over the outputs; left out where they do not vary). Texts: `cer`, where the logits are
+        those of frames (CTC); log-probabilities of tokens say nothing more than the loss.
 
     Example:
 
@@ -46,6 +49,10 @@ def metrics(logits: Any, labels: Any, problem_type: str) -> dict[str, float]:
     logits, labels = np.asarray(logits), np.asarray(labels)
     if problem_type == "regression":
         return _regression(logits, labels)
+    if problem_type == "transcription":
+        meant = [row[row >= 0].tolist() for row in labels]
+        said = [collapsed(row.argmax(-1).tolist()) for row in logits] if logits.ndim == 3 else None
+        return {} if said is None else {"cer": error_rate(said, meant)}
     if problem_type == "multi_label_classification":
         guess, truth = logits > 0, labels > 0.5
         return {
@@ -74,9 +81,61 @@ def _regression(values: Any, labels: Any) -> dict[str, float]:
     return found
 
 
+def collapsed(path: Sequence[int], blank: int = 0) -> list[int]:
+    """The symbols of a path through the frames: of equal neighbours one, blanks dropped.
+
+    Example:
+
+        >>> collapsed([0, 5, 5, 0, 5, 3, 3])
+        [5, 5, 3]
+    """
+    return [symbol for symbol, _ in groupby(path) if symbol != blank]
+
+
+def edit_distance(said: Sequence[Any], meant: Sequence[Any]) -> int:
+    """The fewest insertions, deletions and replacements that make one of the other.
+
+    Example:
+
+        >>> edit_distance("kitten", "sitting")
+        3
+    """
+    row = list(range(len(meant) + 1))  # from nothing to each beginning of what was meant
+    for i, given in enumerate(said, 1):
+        row, above = [i], row
+        for j, wanted in enumerate(meant, 1):
+            row.append(min(row[j - 1] + 1, above[j] + 1, above[j - 1] + (given != wanted)))
+    return row[-1]
+
+
+def error_rate(said: Sequence[Sequence[Any]], meant: Sequence[Sequence[Any]]) -> float:
+    """Edits over the length of what was meant, both summed over all rows; above 1 where too much is said.
+
+    Example:
+
+        >>> error_rate(["no", "yes"], ["on", "yes"])
+        0.4
+    """
+    edits = sum(edit_distance(a, b) for a, b in zip(said, meant, strict=True))
+    return edits / max(sum(map(len, meant)), 1)
+
+
+def text_errors(said: Sequence[str], meant: Sequence[str]) -> dict[str, float]:
+    """Share of wrong characters (`cer`) and of wrong words (`wer`), spelled as they are: nothing is made equal.
+
+    Example:
+
+        >>> text_errors(["turn it of"], ["turn it off"])
+        {'cer': 0.09090909090909091, 'wer': 0.3333333333333333}
+    """
+    words = [[text.split() for text in texts] for texts in (said, meant)]
+    return {"cer": error_rate(said, meant), "wer": error_rate(*words)}
+
+
 # What a best checkpoint is chosen by, and whether more of it is better.
 BEST = {
     "single_label_classification": ("accuracy", True),
     "multi_label_classification": ("micro_f1", True),
     "regression": ("mse", False),
+    "transcription": ("loss", False),
 }

@@ -32,8 +32,9 @@ def pipeline(
     """A function of raw rows, for those who know transformers' `pipeline`.
 
     Args:
-        task: `text-classification` (or its other name, `sentiment-analysis`), `audio-classification`, or
-            `text-generation`; None is the classification of what the base reads or hears.
+        task: `text-classification` (or its other name, `sentiment-analysis`), `audio-classification`,
+            `automatic-speech-recognition`, or `text-generation`; None is what the program was made for: to write what
+            is said, or to classify what the base reads or hears.
         model: a ReprogramModel, a folder made by `save_pretrained`, or a repo id.
         base_model: for a program that is loaded here: its base, or where to find it. None asks the program.
         device: where to run, as torch writes it. None leaves a model where it is, and puts one that is loaded here
@@ -75,7 +76,8 @@ def pipeline(
         what = "is for loading a program, and the model is loaded"
         raise UsageError(f"pipeline({next(iter(loading))})", what, "a folder or a repo id as the model")
     if task is None:
-        task = f"{model.backbone.modality}-classification"
+        writes = model.problem_type() == "transcription"
+        task = "automatic-speech-recognition" if writes else f"{model.backbone.modality}-classification"
     return TASKS[task](model if device is None else model.to(device), batch_size, options)
 
 
@@ -136,19 +138,27 @@ class TextClassification(Pipeline):
     """
 
     modality = "text"
+    known = ("top_k",)  # options of a call
 
     def check(self, options: Mapping[str, Any]) -> None:
-        unknown = next((name for name in options if name != "top_k"), None)
+        unknown = next((name for name in options if name not in self.known), None)
         if unknown is not None:
-            known = ["top_k", "batch_size", "device", "base_model", "model_kwargs"]
+            known = [*self.known, "batch_size", "device", "base_model", "model_kwargs"]
             raise UsageError("pipeline(...)", f"unknown option {unknown!r}", None, did_you_mean(unknown, known))
-        task, modality = f"{self.modality}-classification", self.model.backbone.modality
+        writes, task = self.model.problem_type() == "transcription", self._task()
+        if writes != (task == "automatic-speech-recognition"):
+            what = f"{task!r}, and the program {'writes texts' if writes else 'writes no texts'}"
+            raise UsageError("pipeline(task)", what, "None: what it was made for")
+        modality = self.model.backbone.modality
         if modality != self.modality:
             what = f"{task!r}, and a {type(self.model.backbone.base).__name__} takes {modality}"
             raise UsageError("pipeline(task)", what, f"'{modality}-classification'")
-        if self.model.peft_config[self.model.active_name()].labels is None:
+        if not writes and self.model.peft_config[self.model.active_name()].labels is None:
             fix = 'pipeline("text-generation", ...) goes on writing' if modality == "text" else "train one with labels"
             raise UsageError("pipeline(task)", f"{task!r}, and the program has no labels", None, fix)
+
+    def _task(self) -> str:
+        return f"{self.modality}-classification"
 
     def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
         found = self.model.predict(rows, batch_size=batch_size, progress=False, **options)
@@ -183,6 +193,22 @@ class AudioClassification(TextClassification):
         return {"audio": row} if bare else row
 
 
+class SpeechRecognition(AudioClassification):
+    """What is said in sounds, in all their forms: `{"text": ..., "score": ...}` for each, as in transformers, which
+    gives no score.
+    """
+
+    known = ()
+
+    def _task(self) -> str:
+        return "automatic-speech-recognition"
+
+    def __call__(self, rows: Any, batch_size: int | None = None, **options: Any) -> Any:
+        answer = super().__call__(rows, batch_size, **options)
+        alone = isinstance(rows, str | bytes | np.ndarray | Mapping)
+        return answer[0] if alone and isinstance(answer, list) else answer
+
+
 class TextGeneration(Pipeline):
     """What the base goes on writing after the laid out row: `[{"generated_text": ...}]` for each, as in transformers
     (a text gives this list, a list of texts a list of such lists).
@@ -212,5 +238,6 @@ TASKS = {
     "text-classification": TextClassification,
     "sentiment-analysis": TextClassification,
     "audio-classification": AudioClassification,
+    "automatic-speech-recognition": SpeechRecognition,
     "text-generation": TextGeneration,
 }

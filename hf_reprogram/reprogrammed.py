@@ -126,9 +126,9 @@ class Reprogrammed(nn.Module):
             answer_ids: (batch, tokens) the label word whose probability is read there, where words have several
                 tokens.
             adapter_names: one program per row; None uses the active one.
-            labels: (rows,) target ids, or (rows, outputs) numbers.
+            labels: (rows,) target ids, (rows, outputs) numbers, or (rows, tokens) ids of texts.
             num_items_in_batch: labels over the whole optimiser step, as Trainer counts them.
-            readout: (batch, K) what the active mapping reads, computed before: neither program nor base run.
+            readout: (batch, ...) what the active mapping reads, computed before: neither program nor base run.
 
         Returns:
             `logits` (batch, classes) and, with labels, `loss`; the base's own output where there is no mapping or
@@ -177,6 +177,8 @@ class Reprogrammed(nn.Module):
         if rows is not None or self.disabled or reading.kind == "base":
             why = "rows to run" if rows is not None else "a disabled program" if self.disabled else "no mapping"
             raise UsageError("readout", f"given with {why}", "what the active mapping reads, alone")
+        if reading.kind.startswith("frame"):
+            return Readout(readout[..., :-1], readout[..., -1] > 0, reading.kind)
         return Readout(readout, kind=reading.kind)
 
     def batch(
@@ -211,9 +213,23 @@ class Reprogrammed(nn.Module):
 
     @torch.no_grad()
     def readout(self, columns: dict[str, Any], reading: Any) -> Tensor:
-        """What `reading` gives for laid out columns, without mapping: (batch, K)."""
+        """What `reading` gives for laid out columns, without mapping: (batch, K), or of frames (batch, frames, K + 1),
+        whose last number says whether the frame is one."""
         batch = self.program(self.batch(**columns), self.backbone)
-        return self.backbone.run(batch, reading).values
+        found = self.backbone.run(batch, reading)
+        if not reading.kind.startswith("frame"):
+            return found.values
+        return torch.cat([found.values, found.mask.unsqueeze(-1)], -1)
+
+    @torch.no_grad()
+    def write(self, columns: dict[str, Any]) -> list[tuple[list[int], float]]:
+        """Ids and probability of what each laid out row says, by mappings that write texts."""
+        batch, found = self.batch(**columns), {}
+        for _, rows in self.program.groups(batch):
+            part = self.program(batch if rows is None else batch.select(rows), self.backbone)
+            index = range(len(batch)) if rows is None else rows
+            found |= zip(index, self.mapping.write(part, self.backbone), strict=True)
+        return [found[i] for i in range(len(batch))]
 
     @torch.no_grad()
     def generate(self, columns: dict[str, Any], **kwargs: Any) -> Tensor:

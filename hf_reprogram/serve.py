@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .data.rows import as_rows
+from .data.rows import as_rows, label_of, label_tensor
 from .data.shares import of_all_ranks, share, world
 from .errors import DataError, UsageError
 from .features import Compute, FrozenRows, fields_of, kept, row_keys
 from .losses import LOSSES
-from .metrics import metrics, probabilities
+from .metrics import metrics, probabilities, text_errors
 from .processors import tokenizer_of
 
 
@@ -29,6 +29,8 @@ def score(model: Any, rows: Any, batch_size: int = 32, progress: bool | None = N
         progress: show a bar; None shows one from 200 rows on.
     """
     rows = as_rows(rows, model.text_column())
+    if any(_writes(model, row) for row in rows):
+        raise UsageError("score(rows)", "a program that writes texts scores no list of labels", None, "predict(rows)")
     collator = model.collator()
     made = collator.lay_out(rows, labelled=False)
     for name in {row.get("adapter") for row in rows}:
@@ -36,7 +38,11 @@ def score(model: Any, rows: Any, batch_size: int = 32, progress: bool | None = N
     return _logits(model, collator, made, batch_size, progress)
 
 
-def _logits(model: Any, collator: Any, made: Sequence[Any], batch_size: int, progress: bool | None) -> Tensor:
+def _writes(model: Any, row: Any) -> bool:
+    return model.problem_type(row.get("adapter")) == "transcription"
+
+
+def _check_enabled(model: Any) -> None:
     if model.reprogrammed.disabled:
         raise UsageError(
             "disable_adapter",
@@ -44,6 +50,10 @@ def _logits(model: Any, collator: Any, made: Sequence[Any], batch_size: int, pro
             "an enabled one, or the base's own output by model(**columns)",
             "leave the `with` block",
         )
+
+
+def _logits(model: Any, collator: Any, made: Sequence[Any], batch_size: int, progress: bool | None) -> Tensor:
+    _check_enabled(model)
     parts, order = [], []
     with _asleep(model):
         for index, columns in batches(model, collator, made, batch_size, progress):
@@ -66,9 +76,15 @@ def _asleep(model: Any) -> Iterator[None]:
 
 
 def batches(
-    model: Any, collator: Any, made: Sequence[Any], batch_size: int = 32, progress: bool | None = None
+    model: Any,
+    collator: Any,
+    made: Sequence[Any],
+    batch_size: int = 32,
+    progress: bool | None = None,
+    labelled: bool = False,
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
-    """(indices of rows, columns on the base's device) of laid out rows, longest first: little padding (P§C)."""
+    """(indices of rows, columns on the base's device) of laid out rows, longest first: little padding (P§C); with
+    their labels where `labelled`."""
     _at_least_one("batch_size", batch_size)
     device = model.backbone.device
     order = sorted(range(len(made)), key=lambda i: -len(made[i]))
@@ -76,7 +92,8 @@ def batches(
     for start in tqdm(range(0, len(order), batch_size), disable=not show, desc="rows", unit="batch", leave=False):
         index = order[start : start + batch_size]
         columns = collator.stack([made[i] for i in index])
-        columns.pop("labels", None)
+        if not labelled:
+            columns.pop("labels", None)
         yield index, {k: v.to(device) if isinstance(v, Tensor) else v for k, v in columns.items()}
 
 
@@ -88,7 +105,8 @@ def _at_least_one(where: str, value: Any) -> None:
 def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, progress: bool | None = None) -> list:
     """The label and its probability for each row: `[{"label": "negative", "score": 0.97}]`.
 
-    With several labels to a row each has a probability of its own; a regression gives its numbers.
+    With several labels to a row each has a probability of its own; a regression gives its numbers. A mapping that
+    writes texts gives `{"text": ..., "score": ...}`.
 
     Args:
         rows: a text, a dict row, or a list of these.
@@ -96,6 +114,8 @@ def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, 
     """
     _at_least_one("top_k", 1 if top_k is None else top_k)
     rows = as_rows(rows, model.text_column())
+    if all(_writes(model, row) for row in rows):
+        return _written(model, rows, batch_size, progress)
     names = [model.label_names(row.get("adapter")) for row in rows]
     kinds = [model.problem_type(row.get("adapter")) for row in rows]
     made = []
@@ -111,11 +131,26 @@ def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, 
     return made
 
 
+def _written(model: Any, rows: list[dict[str, Any]], batch_size: int, progress: bool | None) -> list[dict[str, Any]]:
+    """What each row says."""
+    _check_enabled(model)
+    collator, tokenizer = model.collator(), tokenizer_of(model.processing_class)
+    made, found = collator.lay_out(rows, labelled=False), {}
+    with _asleep(model):
+        for index, columns in batches(model, collator, made, batch_size, progress):
+            found |= zip(index, model.reprogrammed.write(columns), strict=True)
+    mappings = [model.peft_config[row.get("adapter") or model.active_name()].mapping for row in rows]
+    return [
+        {"text": mapping.decode(found[i][0], tokenizer), "score": found[i][1]} for i, mapping in enumerate(mappings)
+    ]
+
+
 def evaluate(
     model: Any, rows: Any, batch_size: int = 32, features: Any = None, progress: bool | None = None
 ) -> dict[str, float]:
     """Metrics and mean loss on labelled rows: for labels accuracy and macro F1, beside the share of the commonest
-    label; see `hf_reprogram.metrics` for the other problem types.
+    label; see `hf_reprogram.metrics` for the other problem types. Of texts the shares of wrong characters and of wrong
+    words, as they are spelled: make case and punctuation alike beforehand where they should not count.
 
     Args:
         rows: dict rows with a label, or a `datasets.Dataset`.
@@ -125,13 +160,22 @@ def evaluate(
     """
     features = features if features is not None else getattr(rows, "features", None)
     collator = model.collator(features=features)
-    made = collator.lay_out(as_rows(rows, model.text_column()))
+    rows, kind = as_rows(rows, model.text_column()), model.problem_type()
+    made = collator.lay_out(rows)
     missing = next((i for i, row in enumerate(made) if row.label is None), None)
     if missing is not None:
-        raise DataError(f"rows[{missing}]", "has no label", 'a "label" column on every row')
-    labels = torch.tensor([row.label for row in made])
+        column = "text" if kind == "transcription" else "label"
+        raise DataError(f"rows[{missing}]", f"has no {column}", f'a "{column}" column on every row')
+    labels = label_tensor([row.label for row in made])
+    if kind == "transcription":
+        said = [answer["text"] for answer in _written(model, rows, batch_size, progress)]
+        total = 0.0
+        with _asleep(model):
+            for _, columns in batches(model, collator, made, batch_size, progress, labelled=True):
+                total += float(model(**columns, num_items_in_batch=1).loss)
+        found = text_errors(said, [label_of(row, kind) for row in rows])
+        return found | {"loss": total / max(int((labels >= 0).sum()), 1), "n": len(made)}
     logits = _logits(model, collator, made, batch_size, progress)
-    kind = model.problem_type()
     found = metrics(logits.numpy(), labels.numpy(), kind)
     return found | {"loss": float(LOSSES[kind](logits, labels)), "n": len(made)}
 
@@ -209,7 +253,7 @@ def _laid_out(model: Any, rows: Any, features: Any, labelled: bool = True) -> tu
 
 def labels_of(made: Sequence[Any]) -> Tensor | None:
     """Labels of laid out rows, (rows, ...); None where one has none."""
-    return None if any(row.label is None for row in made) else torch.tensor([row.label for row in made])
+    return None if any(row.label is None for row in made) else label_tensor([row.label for row in made])
 
 
 def freeze(
@@ -237,7 +281,9 @@ def _reader(model: Any, collator: Any, made: Sequence[Any], batch_size: int) -> 
         with _asleep(model), tqdm(total=len(picked), desc="features", unit="row", leave=False, delay=2) as shown:
             for index, columns in batches(model, collator, picked, batch_size, progress=False):
                 read = model.reprogrammed.readout(columns, reading).float().cpu()
-                yield [chosen[i] for i in index], read.reshape(len(index), -1)  # several laid out rows may make one
+                if len(read) != len(index):  # several laid out rows make one
+                    read = read.reshape(len(index), -1)
+                yield [chosen[i] for i in index], read
                 shown.update(len(index))
 
     return compute

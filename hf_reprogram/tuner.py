@@ -162,10 +162,18 @@ class MappingLayer(_Site):
             owners += (rows or [])[:: self.entries[name].rows_per_example]
         if len(parts) == 1:
             return parts[0]
+        if any(p.ndim > 2 for p in parts):
+            what = "programs that write texts beside others in one forward pass"
+            raise UsageError("adapter_names", what, "one program per pass", "predict(rows) takes rows of several")
         classes = max(p.shape[1] for p in parts)
         padded = [nn.functional.pad(p, (0, classes - p.shape[1]), value=-torch.inf) for p in parts]
         order = torch.tensor(owners, device=parts[0].device).argsort()
         return torch.cat(padded)[order]
+
+    def write(self, batch: Batch, backbone: Any) -> list[tuple[list[int], float]]:
+        """Ids and probability of what each row of one program says, its programs' work done."""
+        ((name, _),) = self.groups(batch)
+        return self.entries[name].write(batch, backbone)
 
     def loss(self, batch: Batch, logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
         """The loss of the batch's problem type."""

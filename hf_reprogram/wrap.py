@@ -225,7 +225,7 @@ def collator_of(model: Any, names: list[str] | None, disabled: bool) -> TextColl
     facts, active = model.backbone.facts, model.active_name()
     if model.backbone.modality == "audio":
         layouts = {name: canvas_of(config) for name, config in model.peft_config.items()}
-        return AudioCollator(facts.rate, layouts, active, names)
+        return AudioCollator(facts.rate, layouts, active, names, tokenizer_of(model.processing_class))
     layouts = {name: layout_of(config) for name, config in model.peft_config.items()}
     return TextCollator(tokenizer_of(model.processing_class), layouts, active, facts, names, disabled)
 

@@ -332,6 +332,24 @@ def speed() -> str:
     return "\n".join(lines) + (
         "\n\nThe gain is in what is not computed: only the answer's position and the label words' rows go through the "
         f"vocabulary. LoRA read in the same way costs the same. `{found['command']}` at {found['commit'][:12]}."
+        + speed_sound()
+    )
+
+
+def speed_sound() -> str:
+    """The same ratios on models that hear; nothing before they are measured."""
+    if not (RESULTS / "speed_sound.json").is_file():
+        return ""
+    found = result("speed_sound")
+    told = {"step_ratio_to_floor": "a step", "mapping_fits_ratio_to_floor": "100 fits and their one pass"}
+    ratios = [
+        f"{told[row['metric']]} on {row['task'].split(', ')[1]} {row['value']:.3g}"
+        for row in found["rows"]
+        if row["method"] == "ours" and row["metric"] in told
+    ]
+    return (
+        f"\n\nOn models that hear, a wave and a linear map against the same bare loop: {'; '.join(ratios)}. "
+        f"`{found['command']}` at {found['commit'][:12]}."
     )
 
 

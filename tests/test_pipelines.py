@@ -164,7 +164,7 @@ class TestRefused:
     def test_any_other_task_too(self, model: hr.ReprogramModel, task: Any) -> None:
         with pytest.raises(
             UsageError,
-            match="Known: 'audio-classification', 'sentiment-analysis', 'text-classification', 'text-generation'",
+            match="Known: 'audio-classification', 'automatic-speech-recognition', 'sentiment-analysis', 'text-classif",
         ):
             hr.pipeline(task, model)
 

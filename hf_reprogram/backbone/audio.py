@@ -126,6 +126,22 @@ class AudioBackbone(Backbone):
         width = self.width if sizes is None else sizes[place]
         return width * parts * (2 if pool == "statistics" else 1)
 
+    @property
+    def gives(self) -> frozenset[str]:
+        """Kinds of Reading: states of frames only where the positions of its layers are moments, not patches (AST)."""
+        in_time = self._layers is not None and not self.lead
+        return super().gives if in_time else super().gives - {"frame_states"}
+
+    @property
+    def tokens(self) -> int:
+        """Size of a CTC head's vocabulary."""
+        return self.base.config.vocab_size
+
+    @property
+    def blank(self) -> int:
+        """The token by which a CTC head says nothing."""
+        return self.base.config.pad_token_id
+
     def layer_index(self, layer: int) -> int:
         """A layer's place in `hidden_states`, checked."""
         sizes = getattr(self.base.config, "state_sizes", None)
@@ -236,19 +252,31 @@ class AudioBackbone(Backbone):
                 return Readout(self._state(inputs, reading), kind="state")
             if reading.kind == "rows":
                 return Readout(self._rows(inputs, reading), kind="rows")
-            return Readout(self.base(**inputs).logits.float(), kind=reading.kind)  # classes or frames
+            if reading.kind == "frame_states":
+                values = self._states(inputs, reading.layer).float()
+            else:  # classes or frames
+                values = self.base(**inputs).logits.float()
+        mask = None if reading.kind == "classes" else self._frames(batch, values.shape[1])
+        return Readout(values, mask, reading.kind)
+
+    def _frames(self, batch: Batch, frames: int) -> Tensor:
+        """(batch, frames): true up to the end of the row's signal, as large a part of the frames as of the canvas."""
+        signal = batch.signal_mask
+        if signal is None:  # nobody said where the signal sits: it may be anywhere
+            return torch.ones(len(batch), frames, dtype=torch.bool, device=self.device)
+        samples = signal.shape[1]
+        ends = (signal * torch.arange(1, samples + 1, device=signal.device)).amax(1)  # (batch,)
+        count = (ends * frames + samples - 1) // samples
+        return torch.arange(frames, device=signal.device) < count.unsqueeze(1)
 
     def _state(self, inputs: dict[str, Tensor], reading: Reading) -> Tensor:
         if reading.pool in ("answer", "head"):  # of the decoder's first free step
             hidden = self._decoded(inputs)
             return hidden if reading.pool == "answer" else self.head.transform(hidden)
-        deep = reading.layer is not None or hasattr(self.base.config, "state_sizes")
-        found = self.body(**inputs, **({"output_hidden_states": True} if deep else {}))
-        layer = -1 if reading.layer is None else self.layer_index(reading.layer)
-        states = found.hidden_states[layer] if deep else found.last_hidden_state
+        states = self._states(inputs, reading.layer)
         steps = 1 if states.ndim == 2 else states.shape[1]
         if steps < reading.parts:
-            what = f"{reading.parts}, and the states of layer {layer} have {steps} step{'s' * (steps > 1)} of time"
+            what = f"{reading.parts}, and these states have {steps} step{'s' * (steps > 1)} of time"
             raise ConfigError("LinearConfig.parts", what, f"at most {steps}", "another layer, or fewer parts")
         if states.ndim == 2:  # (batch, dim): nothing to pool
             return states
@@ -256,6 +284,14 @@ class AudioBackbone(Backbone):
             return states[:, 0]
         # (batch, dim) each; the parts are as even as they can be
         return torch.cat([_pooled(part, reading.pool) for part in states.tensor_split(reading.parts, 1)], -1)
+
+    def _states(self, inputs: dict[str, Tensor], layer: int | None) -> Tensor:
+        """A layer's states, (batch, positions, dim); those of a base without positions (batch, dim)."""
+        deep = layer is not None or hasattr(self.base.config, "state_sizes")
+        found = self.body(**inputs, **({"output_hidden_states": True} if deep else {}))
+        return (
+            found.hidden_states[-1 if layer is None else self.layer_index(layer)] if deep else found.last_hidden_state
+        )
 
     def _decoded(self, inputs: dict[str, Tensor]) -> Tensor:
         """The decoder's state before its first word, (batch, dim)."""

@@ -79,16 +79,18 @@ AUDIO_KINDS: dict[str, Kind] = {
         (MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,),
         "AutoModelForAudioClassification",
         "none",
-        frozenset({"classes", "state", "base"}),
+        frozenset({"classes", "state", "frame_states", "base"}),
     ),
-    "speech-ctc": Kind((MODEL_FOR_CTC_MAPPING,), "AutoModelForCTC", "none", frozenset({"frames", "state", "base"})),
+    "speech-ctc": Kind(
+        (MODEL_FOR_CTC_MAPPING,), "AutoModelForCTC", "none", frozenset({"frames", "state", "frame_states", "base"})
+    ),
     "speech-seq2seq": Kind(
         (MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,),
         "AutoModelForSpeechSeq2Seq",
         "decoder",
-        frozenset({"rows", "state", "base"}),
+        frozenset({"rows", "state", "frame_states", "base"}),
     ),
-    "speech-encoder": Kind((MODEL_MAPPING,), "AutoModel", "none", frozenset({"state", "base"})),
+    "speech-encoder": Kind((MODEL_MAPPING,), "AutoModel", "none", frozenset({"state", "frame_states", "base"})),
 }
 
 

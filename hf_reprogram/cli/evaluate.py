@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
         label_names=options.label_names.split(",") if options.label_names else None,
     )
     model = AutoReprogramModel.from_pretrained(options.program)
-    rows, names = source.labelled(data, model.columns(), model.label_names(), "ROWS")
+    labels = model.label_names() if model.problem_type() == "single_label_classification" else None
+    rows, names = source.labelled(data, model.columns(), labels, "ROWS")
     print(json.dumps(model.evaluate(rows, batch_size=options.batch_size, features=names)))
     return 0

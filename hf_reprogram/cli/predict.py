@@ -1,9 +1,11 @@
-"""Label rows.
+"""Label rows, or write what is said in them.
 
 Reads JSONL, CSV, TSV or plain lines from a file or a pipe, and writes every row as a line of JSON with the target
 label and its probability:
 
     {"text": "Great sound.", "stars": 5, "label": "positive", "score": 0.98}
+
+A program that writes texts gives `text` and `score`.
 
 For a base that hears, rows have a path in `audio`, or numbers in `series`; a plain line is a path.
 
@@ -31,7 +33,7 @@ from ..errors import DataError, ReprogramError, UsageError, did_you_mean
 from ._program import add_program, classifier
 
 
-HELP = "label rows of a file or a pipe"
+HELP = "label rows of a file or a pipe, or write what is said in them"
 _CHUNK = 8  # batches that are sorted by length together
 _PAUSE = 0.5  # seconds without a new row after which those at hand are answered
 _OURS = ("label", "score", "top")
@@ -82,7 +84,7 @@ def _answered(classify: Any, lines: Lines, options: argparse.Namespace) -> Itera
     rows = read_rows(lines, lines.name, sources[columns[0]], list(sources.values()))
     failed: ReprogramError | None = None
     top_k = {} if options.top_k is None else {"top_k": options.top_k}
-    if not top_k and classify.model.problem_type() != "single_label_classification":
+    if not top_k and classify.model.problem_type() in ("multi_label_classification", "regression"):
         top_k = {"top_k": None}  # a row has several labels, or several numbers: all of them
     while failed is None:
         numbers, found, failed = _take(rows, lines, options.batch_size * _CHUNK)
@@ -134,7 +136,8 @@ def _wanted(collator: Any, row: Row, sources: dict[str, str], where: str) -> Row
 
 
 def _with(row: Row, answer: Row | Sequence[Row]) -> Row:
-    kept = {f"input_{name}" if name in _OURS else name: value for name, value in row.items()}
+    ours = {*_OURS, *(answer if isinstance(answer, dict) else ())}
+    kept = {f"input_{name}" if name in ours else name: value for name, value in row.items()}
     return {**kept, **answer} if isinstance(answer, dict) else {**kept, **answer[0], "top": answer}
 
 

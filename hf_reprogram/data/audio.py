@@ -17,7 +17,7 @@ import xxhash
 from ..canvas import CanvasConfig, lay_out
 from ..config import ReprogramConfig
 from ..errors import ConfigError, DataError, UsageError, did_you_mean, first_line
-from .rows import LABEL_COLUMNS, as_rows, label_of, program_of, target_of
+from .rows import LABEL_COLUMNS, as_rows, label_of, label_tensor, program_of, target_of
 
 
 COLUMNS = ("audio", "series")
@@ -31,6 +31,7 @@ class AudioLayout:
     canvas: CanvasConfig
     labels: tuple[str, ...] | None = None
     problem_type: str = "single_label_classification"
+    mapping: Any = None  # its options, which tell what ids a text is
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Clip:
 
     adapter: str | None
     signal: np.ndarray
-    label: int | list[float] | None = None
+    label: int | list[float] | list[int] | None = None
     where: str = "rows[0]"
     offset: int | None = None
 
@@ -57,14 +58,16 @@ class AudioCollator:
     """Rows to one batch. Plain data only, so that it travels to workers; a snapshot of the model's programs.
 
     A row holds `audio` (a path, the bytes of a file, `{"array": ..., "sampling_rate": ...}`, or what an Audio column
-    of `datasets` gives with `decode=False`) or `series` (a list of numbers, one per sample). An `offset` is the number
-    of the canvas's first sample, at the base's rate, on the clock of the source: a periodic program keeps its phase.
+    of `datasets` gives with `decode=False`) or `series` (a list of numbers, one per sample). Its target is a `label`,
+    or what is said, its `text`. An `offset` is the number of the canvas's first sample, at the base's rate, on the
+    clock of the source: a periodic program keeps its phase.
 
     Args:
         rate: samples per second of the base.
         layouts: by program name.
         active: the program of rows that name none in an `adapter` column.
         names: names that integer labels stand for, in order; None refuses integers.
+        tokenizer: the base's, where it has one, for texts.
 
     Returns of a call:
         dict of `input_values` (batch, samples) float32, `signal_mask` (batch, samples) bool: where the signal sits;
@@ -74,9 +77,11 @@ class AudioCollator:
     one_length = True  # on the canvas: no need to read every clip to sort them
 
     def __init__(
-        self, rate: int, layouts: Mapping[str, AudioLayout], active: str, names: Sequence[str] | None = None
-    ) -> None:
+        self, rate: int, layouts: Mapping[str, AudioLayout], active: str, names: Sequence[str] | None = None,
+        tokenizer: Any = None,
+    ) -> None:  # fmt: skip
         self.rate, self.layouts, self.active, self.names = rate, dict(layouts), active, names
+        self.tokenizer = tokenizer
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
         return self.stack(self.lay_out(rows))
@@ -88,9 +93,10 @@ class AudioCollator:
             name = program_of(row, self.layouts, self.active, f"rows[{i}]")
             where = f"rows[{i}]"
             clip = Clip(row.get("adapter"), self._signal(row, where), None, where, _offset(row, where))
-            label = label_of(row) if labelled else None
+            layout = self.layouts[name]
+            label = label_of(row, layout.problem_type) if labelled else None
             if label is not None:
-                clip.label = self._label(label, self.layouts[name], f"rows[{i}]['label']")
+                clip.label = self._label(label, layout, where)
             made.append(clip)
         return made
 
@@ -119,10 +125,15 @@ class AudioCollator:
                     what = "missing, and other rows of the batch have one"
                     where = f"rows[{found.index(None)}][{column!r}]"
                     raise DataError(where, what, f"{column}s on all rows or on none")
-                batch[key] = torch.tensor(found)
+                batch[key] = label_tensor(found)
         return batch
 
-    def _label(self, label: Any, layout: AudioLayout, where: str) -> int | list[float]:
+    def _label(self, label: Any, layout: AudioLayout, where: str) -> int | list[float] | list[int]:
+        if layout.problem_type == "transcription":
+            if not isinstance(label, str):
+                raise DataError(f"{where}['text']", f"{label!r} is a {type(label).__name__}"[:120], "what is said")
+            return layout.mapping.encode(label, self.tokenizer, f"{where}['text']")
+        where = f"{where}['label']"
         if layout.labels is None:
             what = f"{label!r}, and the program has no labels"
             raise DataError(where, what, fix="give ReprogramConfig(labels=[...])")
@@ -156,7 +167,7 @@ def _offset(row: Mapping[str, Any], where: str) -> int | None:
 def layout_of(config: ReprogramConfig) -> AudioLayout:
     """The layout of a program from its config, resolved."""
     labels = tuple(config.labels) if config.labels is not None else None
-    return AudioLayout(config.canvas, labels, config.problem_type)
+    return AudioLayout(config.canvas, labels, config.problem_type, config.mapping)
 
 
 def read_audio(value: Any, where: str) -> tuple[np.ndarray, int]:

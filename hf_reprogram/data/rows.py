@@ -8,10 +8,15 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..errors import DataError, did_you_mean
+from ..losses import IGNORED
 
 
 LABEL_COLUMNS = ("label", "labels")
+TEXT_COLUMNS = ("text", *LABEL_COLUMNS)  # where the targets are texts
 
 
 def as_rows(rows: Any, column: str) -> list[dict[str, Any]]:
@@ -64,9 +69,24 @@ def program_of(row: Mapping[str, Any], known: Mapping[str, Any], active: str, wh
     return name
 
 
-def label_of(row: Mapping[str, Any]) -> Any:
+def label_of(row: Mapping[str, Any], problem_type: str = "") -> Any:
     """The row's label as given, None where it has none."""
-    return next((row[c] for c in LABEL_COLUMNS if row.get(c) is not None), None)
+    columns = TEXT_COLUMNS if problem_type == "transcription" else LABEL_COLUMNS
+    return next((row[c] for c in columns if row.get(c) is not None), None)
+
+
+def label_tensor(labels: Sequence[Any]) -> Tensor:
+    """Targets of rows as the loss takes them, (rows, ...); ids of texts are filled up with -100.
+
+    Example:
+
+        >>> label_tensor([[3, 1], [2]]).tolist(), label_tensor([[0.0, 1.0]]).tolist()
+        ([[3, 1], [2, -100]], [[0.0, 1.0]])
+    """
+    if not all(isinstance(row, list) and all(isinstance(i, int) for i in row) for row in labels):
+        return torch.tensor(labels)
+    width = max(1, *map(len, labels))
+    return torch.tensor([[*row, *[IGNORED] * (width - len(row))] for row in labels])
 
 
 def label_names(features: Any) -> list[str] | None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..batch import Reading, Readout
+from ..batch import Batch, Reading, Readout
 from ..errors import ConfigError, UsageError
 from ..losses import LOSSES
 from ..registry import Options
@@ -16,9 +16,13 @@ from ..registry import Options
 
 @dataclass
 class MappingOptions(Options):
-    """Options of a mapping."""
+    """Options of a mapping.
+
+    A mapping that writes texts says so by its `problem_type`, and says what ids a text is and what text ids are.
+    """
 
     kind: ClassVar[str] = "mapping"
+    problem_type: ClassVar[str | None] = None  # where only one suits
 
     def labels(self) -> list[str] | None:
         """Target labels that the options name, in order; None where they name none."""
@@ -38,6 +42,18 @@ class MappingOptions(Options):
 
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
         """Fill in what needs a tokenizer (words to token ids), once, so that loading needs none."""
+
+    def encode(self, text: str, tokenizer: Any, where: str) -> list[int]:
+        """Ids of a target text, as the loss takes them.
+
+        Raises:
+            DataError: a text that cannot be written.
+        """
+        raise NotImplementedError
+
+    def decode(self, ids: list[int], tokenizer: Any) -> str:
+        """The text of ids that `Mapping.write` gives."""
+        raise NotImplementedError
 
     def suits(self, gives: frozenset[str], base: str) -> None:
         """Raise a ConfigError where a base gives nothing that the mapping reads.
@@ -117,6 +133,10 @@ class Mapping(nn.Module):
 
     def forward(self, readout: Readout) -> Tensor:
         """Target logits (batch, classes) from a readout."""
+        raise NotImplementedError
+
+    def write(self, batch: Batch, backbone: Any) -> list[tuple[list[int], float]]:
+        """Of a mapping that writes texts: ids and probability of what each row says, from the programs' batch."""
         raise NotImplementedError
 
     def weigh(self, class_weight: dict[str, float] | None) -> None:

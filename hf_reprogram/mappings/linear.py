@@ -103,8 +103,9 @@ class Linear(Mapping):
             raise ConfigError("LinearConfig.ids", f"{options.ids!r}", f"token ids below {backbone.head.size}")
         if options.layer is not None and backbone.modality == "text":
             raise ConfigError("LinearConfig.layer", f"{options.layer} of a base that reads", "None: its last layer")
-        if options.parts > 1 and backbone.modality == "text":
-            raise ConfigError("LinearConfig.parts", f"{options.parts} of a base that reads", "1: the whole text")
+        if options.parts > 1 and (backbone.modality == "text" or backbone.lead):
+            what = f"{options.parts} of a {type(backbone.base).__name__}, whose states are no moments of a sound"
+            raise ConfigError("LinearConfig.parts", what, "1")
         if self._logistic and problem_type != "single_label_classification":
             name, other = ("solver", "gradient") if options.solver == "logistic" else ("start", "random")
             raise ConfigError(f"LinearConfig.{name}", f"'logistic' for {problem_type}", f"'ridge' or {other!r}")

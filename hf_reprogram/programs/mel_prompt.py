@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..batch import Batch, Reading
 from ..errors import ConfigError, DataError
@@ -72,4 +72,15 @@ class MelPrompt(SpectrogramProgram):
         mask = batch.attention_mask
         if mask is not None:
             mask = torch.cat([mask.new_ones(len(mask), length), mask], 1)[:, : made.shape[2]]
-        return replace(batch, input_features=made, attention_mask=mask)
+        return replace(
+            batch, input_features=made, attention_mask=mask, signal_mask=_later(batch, backbone, length, lost)
+        )
+
+
+def _later(batch: Batch, backbone: Any, frames: int, lost: int) -> Tensor | None:
+    """Where the signal sits, so many frames later: (batch, samples), more of them where no frames are lost."""
+    signal = batch.signal_mask
+    if signal is None:
+        return None
+    moved = torch.cat([signal.new_zeros(len(signal), frames * backbone.frontend.span[0]), signal], 1)
+    return moved[:, : signal.shape[1]] if lost else moved

@@ -54,8 +54,8 @@ def program_config(name: str, family: str = "llama") -> ReprogramConfig:
 def mapping_config(name: str, family: str = "llama") -> ReprogramConfig:
     """The config by which a mapping is checked: its own example, with a prompt."""
     options = method_class("mapping", name).Options(**method_class("mapping", name).example)
-    # Who gives out the base's own output has no labels of the user's.
-    labels = None if "base" in options.reads() else LABELS
+    # Who gives out the base's own output has no labels of the user's, and who writes texts names its own.
+    labels = None if "base" in options.reads() or options.problem_type else LABELS
     program = _placed(_PROMPT, family) if family in FAMILIES else "none"
     return ReprogramConfig(program=program, mapping=options, labels=labels, canvas=_canvas(family))
 

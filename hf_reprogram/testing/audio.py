@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import transformers as t
 
-from .words import word_tokenizer
+from .words import letter_tokenizer, word_tokenizer
 
 
 RATE = 16000
@@ -29,6 +29,11 @@ Made = Callable[[], tuple[Any, Any]]
 def _wav2vec2(cls: type, config: type = t.Wav2Vec2Config, **more: Any) -> Made:
     facts = {**_SMALL, **_CONVS, "classifier_proj_size": 16, "num_labels": 7, "vocab_size": 30, **more}
     return lambda: (cls(config(**facts)), t.Wav2Vec2FeatureExtractor(return_attention_mask=False))
+
+
+def _wav2vec2_ctc() -> tuple[Any, Any]:
+    base, extractor = _wav2vec2(t.Wav2Vec2ForCTC)()
+    return base, t.Wav2Vec2Processor(extractor, letter_tokenizer())
 
 
 def _whisper(cls: type) -> Made:
@@ -76,7 +81,7 @@ def _attention_rnn() -> tuple[Any, Any]:
 
 _BASES: dict[str, Made] = {
     "wav2vec2-classifier": _wav2vec2(t.Wav2Vec2ForSequenceClassification),
-    "wav2vec2-ctc": _wav2vec2(t.Wav2Vec2ForCTC),
+    "wav2vec2-ctc": _wav2vec2_ctc,
     "hubert-encoder": _wav2vec2(t.HubertModel, t.HubertConfig),
     "whisper-seq2seq": _whisper(t.WhisperForConditionalGeneration),
     "whisper-classifier": _whisper(t.WhisperForAudioClassification),
@@ -111,13 +116,14 @@ def tiny_audio(family: str, seed: int = 0) -> tuple[t.PreTrainedModel, Any]:
 
 
 def _rows() -> list[dict[str, Any]]:
-    """Six noisy tones of different lengths: low ones and high ones."""
+    """Six noisy tones of different lengths, low ones and high ones, and a word that is said to be in them."""
     draw, made = np.random.default_rng(0), []
     for i, length in enumerate((1600, 2400, 3200, 2000, 2800, 1200)):
         label = ("positive", "negative")[i % 2]
         tone = np.sin(2 * np.pi * (600 if label == "positive" else 200) * np.arange(length) / RATE + i)
         wave = (0.1 * tone + 0.02 * draw.standard_normal(length)).astype(np.float32)
-        made.append({"audio": {"array": wave, "sampling_rate": RATE}, "label": label})
+        text = {"positive": "fine", "negative": "bad"}[label]
+        made.append({"audio": {"array": wave, "sampling_rate": RATE}, "label": label, "text": text})
     return made
 
 

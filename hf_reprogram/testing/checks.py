@@ -17,7 +17,22 @@ from ..batch import Reading
 from ..config import ReprogramConfig
 from ..model import get_reprogram_model
 from ..registry import method_class
-from .helpers import build, close, fit, flags, logits_of, loss_of, outputs, pad_more, rows_of, state_hash, train_step
+from .helpers import (
+    build,
+    close,
+    fit,
+    flags,
+    logits_of,
+    loss_of,
+    outputs,
+    pad_more,
+    rows_of,
+    same_texts,
+    stacked,
+    state_hash,
+    train_step,
+    unlabelled,
+)  # fmt: skip
 from .models import tiny
 
 
@@ -59,7 +74,7 @@ def disabled_is_the_base(config: ReprogramConfig, family: str) -> None:
     """`disable_adapter()` gives the base's own output on rows without slots; so does a fresh zero-effect program."""
     model = build(config, family)
     with model.disable_adapter(), torch.no_grad():
-        columns = model.collator(disabled=True)([{**row, "label": None} for row in rows_of(model)])
+        columns = model.collator(disabled=True)(unlabelled(rows_of(model)))
         ours = outputs(model(**columns))
     own, real = _own(model.backbone, columns)
     # Kaldi's energies are equal to the extractor's to 1e-4, which the base makes larger or smaller.
@@ -104,15 +119,18 @@ def padding_changes_nothing(config: ReprogramConfig, family: str) -> None:
         return
     model = build(config, family)
     together = logits_of(model, rows_of(model))
-    alone = torch.cat([logits_of(model, [row]) for row in rows_of(model)])
+    alone = stacked([logits_of(model, [row]) for row in rows_of(model)])
     close(together, alone, 1e-5, "a row beside others against alone")
     close(logits_of(model, rows_of(model)[::-1]).flip(0), together, 1e-5, "row order")
-    columns = model.collator()([{**row, "label": None} for row in rows_of(model)])
+    columns = model.collator()(unlabelled(rows_of(model)))
     for side in model.backbone.family.sides if model.backbone.modality == "text" else ():  # sound has its canvas
         with torch.no_grad():
             moved = model(**pad_more(columns, 3, side, model.backbone.kind)).logits
         close(moved, together, 1e-5, f"three more positions of padding on the {side}")
-    close(model.score(rows_of(model), batch_size=2), together, 1e-5, "sorted batches of two")
+    if config.problem_type == "transcription":
+        same_texts(model.predict(rows_of(model), batch_size=2), model.predict(rows_of(model)), "batches of two")
+    else:
+        close(model.score(rows_of(model), batch_size=2), together, 1e-5, "sorted batches of two")
 
 
 def mixed_rows_equal_separate(config: ReprogramConfig, family: str) -> None:
@@ -120,6 +138,9 @@ def mixed_rows_equal_separate(config: ReprogramConfig, family: str) -> None:
     if config.mapping.type == "none":
         return
     model = build(config, family)
+    if config.problem_type == "transcription":
+        _mixed_texts(model, config)
+        return
     three: Any = {"type": "verbalizer", "words": {"a": [" like"], "b": [" love"], "c": [" hate"]}}
     if model.backbone.head is None:
         three = {"type": "linear", "pool": "mean", "solver": "gradient"}
@@ -136,6 +157,16 @@ def mixed_rows_equal_separate(config: ReprogramConfig, family: str) -> None:
         alone = logits_of(model, [row])[0]
         close(mixed[i, : len(alone)], alone, 1e-5, f"row {i} of program {name}")
         assert torch.isneginf(mixed[i, len(alone) :]).all(), "classes that a row does not have are not -inf"
+
+
+def _mixed_texts(model: Any, config: ReprogramConfig) -> None:
+    """Of programs that write texts, which each have a pass of their own."""
+    model.add_adapter("other", config, seed=1)
+    names = ["default", "other"] * 3
+    mixed = model.predict([{**row, "adapter": name} for row, name in zip(rows_of(model), names, strict=True)])
+    for i, (row, name) in enumerate(zip(rows_of(model), names, strict=True)):
+        model.set_adapter(name)
+        same_texts(mixed[i : i + 1], model.predict([row]), f"row {i} of program {name}")
 
 
 def saves_and_loads(config: ReprogramConfig, family: str) -> None:
@@ -160,7 +191,7 @@ def saves_and_loads(config: ReprogramConfig, family: str) -> None:
 def sliced_equals_full(config: ReprogramConfig, family: str) -> None:
     """Label rows computed alone are those of the full logits."""
     model = build(config, family)
-    columns = model.collator()([{**row, "label": None} for row in rows_of(model)])
+    columns = model.collator()(unlabelled(rows_of(model)))
     hears = model.backbone.modality == "audio"
     if model.backbone.head is None or not (hears or "answer_index" in columns):
         return

@@ -29,6 +29,11 @@ def rows_of(model: ReprogramModel) -> list[dict[str, Any]]:
     return AUDIO_ROWS if model.backbone.modality == "audio" else ROWS
 
 
+def unlabelled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without their targets."""
+    return [{k: v for k, v in row.items() if k != "label" and not (k == "text" and "audio" in row)} for row in rows]
+
+
 def build(config: ReprogramConfig, family: str) -> ReprogramModel:
     """A model of a tiny base with the config on it, its mapping fitted where it needs that."""
     base, tokenizer = tiny(family)
@@ -57,10 +62,23 @@ def flags(base: torch.nn.Module) -> list[Any]:
 
 
 def logits_of(model: ReprogramModel, rows: list[dict[str, Any]]) -> Tensor:
-    """Logits of some rows in one pass, in their order, no sorting."""
-    collator = model.collator()
+    """Logits of some rows in one pass, in their order, no sorting; where texts are written, of the rows' own texts."""
+    collator, texts = model.collator(), model.problem_type() == "transcription"
     with torch.no_grad():
-        return outputs(model(**collator.stack(collator.lay_out(rows, labelled=False))))
+        return outputs(model(**collator.stack(collator.lay_out(rows, labelled=texts))))
+
+
+def stacked(parts: list[Tensor]) -> Tensor:
+    """Logits of single rows as those of one batch: what a shorter text lacks is 0."""
+    width = max(p.shape[1] for p in parts)
+    return torch.cat([p if p.ndim > 2 else torch.nn.functional.pad(p, (0, width - p.shape[1])) for p in parts])
+
+
+def same_texts(a: list[dict[str, Any]], b: list[dict[str, Any]], what: str) -> None:
+    """Raise where answers differ in their texts, or in their scores by more than 1e-5."""
+    for i, (one, other) in enumerate(zip(a, b, strict=True)):
+        same = one["text"] == other["text"] and abs(one["score"] - other["score"]) <= 1e-5
+        assert same, f"{what}: answer {i} is {one} here, {other} there"
 
 
 def outputs(found: Any) -> Tensor:
@@ -90,7 +108,7 @@ def fit(model: ReprogramModel) -> None:
 def loss_of(model: ReprogramModel, rows: list[dict[str, Any]], num_items: Tensor | None = None) -> Tensor:
     """The loss of some rows; without a mapping, a smooth function of all outputs."""
     if model.active_mapping().options.type == "none":
-        columns = model.collator()([{**row, "label": None} for row in rows])
+        columns = model.collator()(unlabelled(rows))
         logits = outputs(model(**columns))
         # No mapping means no target: any smooth function of all outputs shows whether gradients flow.
         return logits.float().square().mean()

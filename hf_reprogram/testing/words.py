@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
+from pathlib import Path
 
 import transformers as t
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -42,3 +45,12 @@ def word_tokenizer(space: str) -> t.PreTrainedTokenizerFast:
     ids = [(token, vocabulary.index(token)) for token in specials]
     backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
     return t.PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **names)
+
+
+def letter_tokenizer() -> t.Wav2Vec2CTCTokenizer:
+    """One token per letter, in capitals, as the English bases with a CTC head have them: 30 with their specials."""
+    names = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVKXJQ"]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "vocab.json")
+        file.write_text(json.dumps({name: i for i, name in enumerate(names)}))
+        return t.Wav2Vec2CTCTokenizer(str(file))

@@ -62,7 +62,8 @@ def run(recipe: Recipe) -> Result:
     labels = config.labels if config.problem_type == "single_label_classification" else None
     with arguments.main_process_first(desc="reading rows"):  # the others find what it has cached
         rows = source.load(recipe.data, wanted, labels, recipe.seed)
-    base, tokenizer = load_base(recipe.base, bool(getattr(config.mapping, "words", None)))
+    writes = config.problem_type == "transcription"
+    base, tokenizer = load_base(recipe.base, writes or bool(getattr(config.mapping, "words", None)))
     model = get_reprogram_model(base, config, processing_class=tokenizer, seed=recipe.seed)
     if "max_grad_norm" not in recipe.training:
         arguments.max_grad_norm = model.backbone.rms()  # 1.0 in the base's own units (N30)
@@ -79,7 +80,7 @@ def run(recipe: Recipe) -> Result:
     for name, judged in (*baselines.items(), ("now", metrics)):
         say(f"{name:>9}  " + "  ".join(f"{k} {v:.4f}" for k, v in judged.items() if isinstance(v, float)))
     problem = verdict(metrics, baselines, *BEST[config.problem_type])
-    if problem:
+    if problem and arguments.process_index == 0:
         warnings.warn(problem, UserWarning, stacklevel=2)
     result = _save(recipe, model, {**_about(recipe, rows), **record}, trainer, arguments)
     say(f"saved in {result.output}; its card is {result.card}")
@@ -98,8 +99,10 @@ def program_config(recipe: Recipe) -> ReprogramConfig:
 
 def wanted_columns(config: ReprogramConfig, given: Mapping[str, str]) -> list[str]:
     """Columns that a run takes from its data: the template's; `audio` for a base that hears, `series` where the recipe
-    names that. A base hears where the config has a canvas, or a program of sound."""
+    names that. A base hears where the config has a canvas, or a program of sound, or writes what is said."""
     stages = {method_class("program", p.type).accepts for p in config.programs}
+    if config.problem_type == "transcription":
+        stages.add("wave")
     if config.canvas is None and not stages & {"wave", "features", "latent"}:
         return columns(parse(config.layout() or "{text}"))
     return ["series"] if "series" in given else ["audio"]
@@ -110,7 +113,8 @@ def load_base(base: BaseRecipe, words: bool = True) -> tuple[Any, Any]:
 
     Args:
         base: the recipe's section.
-        words: whether the mapping has words. A base that hears has a tokenizer beside its extractor only if it writes.
+        words: whether the mapping has words, or writes texts. A base that hears has a tokenizer beside its extractor
+            only if it writes.
     """
     import torch
     import transformers

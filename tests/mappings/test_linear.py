@@ -147,7 +147,8 @@ def test_a_logistic_map_is_of_one_label_to_a_row(options: dict, where: str) -> N
 def test_parts_of_time_are_for_pooled_states_of_a_base_that_hears() -> None:
     with pytest.raises(ConfigError, match=r"LinearConfig\.parts: 4 with on='state', pool='first'"):
         ReprogramConfig(mapping=LinearConfig(pool="first", parts=4), labels=LABELS).validate()
-    base, tokenizer = tiny("bert")
-    with pytest.raises(ConfigError, match="4 of a base that reads"):
-        config = ReprogramConfig(mapping=LinearConfig(pool="mean", parts=4), labels=LABELS)
-        get_reprogram_model(base, config, processing_class=tokenizer)
+    config = ReprogramConfig(mapping=LinearConfig(pool="mean", parts=4), labels=LABELS)
+    for family, name in (("bert", "BertForMaskedLM"), ("ast-classifier", "ASTForAudioClassification")):
+        base, processor = tiny(family)
+        with pytest.raises(ConfigError, match=f"4 of a {name}, whose states are no moments of a sound"):
+            get_reprogram_model(base, config, processing_class=processor)

@@ -32,7 +32,7 @@ def test_a_recipe_can_be_meant(path: Path) -> None:
 
 
 def test_the_recipes_are_those_that_the_readme_names() -> None:
-    assert [path.stem for path in RECIPES] == ["demo", "sst2", "trec"]
+    assert [path.stem for path in RECIPES] == ["commands", "demo", "series", "sst2", "trec"]
 
 
 CONFIGURATIONS = {
