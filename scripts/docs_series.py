@@ -47,18 +47,25 @@ def series(found: dict[str, Any], parity: dict[str, Any] | None) -> str:
         f"{f' ({reading})' if reading else ''}{pair}.",
         f"1-NN has {value('classical:1nn')} ({gain('classical:1nn')['note']}).",
         f"What pretraining adds: {', '.join(added) or 'not measured'}.",
-        f"MiniRocket, which needs no model, has {value('classical:minirocket')} (ours {spanned(rocket)})"
-        + (": take that." if rocket["high"] < 0 else "."),
+        f"MiniRocket, which needs no model, has {value('classical:minirocket')} (ours {spanned(rocket)}"
+        + ("): take that." if rocket["high"] < 0 else ", not to be told apart)." if rocket["low"] < 0 else ")."),
         f"`{found['command']}` at {found['commit'][:12]}.",
     ]
     return "\n".join([*told, *(_trained(parity) if parity else [])])
 
 
 def _trained(found: dict[str, Any]) -> list[str]:
-    """A line for each method: how many tasks it has been measured on, and its mean on them."""
-    means = {r["method"]: r for r in found["rows"] if r["task"].startswith("mean of") and r["metric"] == "accuracy"}
-    lines = ["", "| Voice2Series as its paper has it | tasks | mean accuracy |", "|---|--:|--:|"]
-    lines += [f"| {text} | {means[m]['n']} | {means[m]['value']:.1f} |" for m, text in PARITY.items() if m in means]
+    """A line for each method: how many tasks it has been measured on, its mean on them, and what ours gains there."""
+    means = {(r["method"], r["metric"]): r for r in found["rows"] if r["task"].startswith("mean of")}
+    lines = [
+        "",
+        "| Voice2Series as its paper has it | tasks | mean accuracy | the preset above it |",
+        "|---|--:|--:|---|",
+    ]
+    for method, text in PARITY.items():
+        row, gain = means.get((method, "accuracy")), means.get(("ours", f"accuracy_gain_over:{method}"))
+        if row:
+            lines.append(f"| {text} | {row['n']} | {row['value']:.1f} | {spanned(gain) if gain else ''} |")
     return [*lines, "", f"`{found['command']}` at {found['commit'][:12]}."]
 
 
