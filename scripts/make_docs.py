@@ -300,6 +300,77 @@ def speech_program() -> str:
     )
 
 
+HEARD = {
+    "map_only": "no program",
+    "ours:filter": "`waveform_fir`, 129 numbers",
+    "ours:shift": "`latent_shift`, a vector before each of six layers",
+    "ours:network": "`waveform_conv`, a small network on the wave",
+    "ours:frames": "`latent_insert`, eight frames in the encoder",
+    "ours:sound": "`waveform`, a sound added",
+    "classical:equaliser": "an equaliser, no model: the mean spectrum of clean clips",
+    "random_source:filter": "`waveform_fir` taught on random weights",
+}
+WORDS = "gsc12, ten words, {}"
+OVER = "accuracy_gain_over:{}"
+SHOTS = (1, 2, 5)
+
+
+def speech_input() -> str:
+    """Programs before clips of a channel, beside the map alone and the controls; the same before Arabic clips."""
+    if not (RESULTS / "speech_input.json").is_file():
+        return "Planned and not measured yet: `python scripts/benchmarks/speech_input.py`."
+    found = result("speech_input")
+    rows: Found = {(r["task"], r["method"], r["metric"]): r for r in found["rows"]}
+    table = [_heard(rows, text, method, "muffled") for method, text in HEARD.items()]
+    table.append(_heard(rows, "no program, the same clips not muffled", "map_only", "clean"))
+    told = [_heard_gains(rows, method, text.partition(",")[0]) for method, text in HEARD.items()]
+    return "\n".join(
+        [
+            "| muffled clips | 10 English, label words | 10 English, a ridge | 40 Arabic, 1 clip of each | 2 | 5 |",
+            "|---|--:|--:|--:|--:|--:|",
+            *filter(None, table),
+            "",
+            "Gains with 95 % intervals:",
+            "",
+            *filter(None, told),
+            "",
+            f"Seeds {rows[WORDS.format('muffled'), 'map_only', 'accuracy']['n']}. `{found['command']}` at "
+            f"{found['commit'][:12]}.",
+        ]
+    )
+
+
+def _heard(rows: Found, text: str, method: str, channel: str) -> str | None:
+    """A line of the table: one program, or none, by what is read; None where nothing is measured."""
+    ours = method.startswith("ours:")
+    english = (method, "probe" if method == "map_only" else f"{method} + probe")
+    places = [(WORDS.format(channel), m) for m in english]
+    places += [(f"arabic-40, {n} per class, {channel}", f"{method} of English" if ours else method) for n in SHOTS]
+    values = [_value(rows.get((*place, "accuracy"))) for place in places]
+    return f"| {text} | {' | '.join(values)} |" if any(values) else None
+
+
+def _heard_gains(rows: Found, method: str, name: str) -> str | None:
+    """What a program adds, there and elsewhere."""
+    controls = {"map_only": "the words alone", "probe": "the ridge", "classical:equaliser": "the equaliser"}
+    controls |= {f"random_source:{method.partition(':')[2]}": "the same on random weights"}
+    places = {(WORDS.format("muffled"), method, other): f"over {text}" for other, text in controls.items()}
+    places |= {
+        (
+            f"arabic-40, {n} per class, muffled",
+            f"{method} of English",
+            "map_only",
+        ): f"Arabic, {n} of each, over no program"
+        for n in SHOTS
+    }
+    places["arabic-40, 2 per class, clean", f"{method} and map", "map_only"] = (
+        "taught on two Arabic clips of each, not muffled, with their map, over the map alone"
+    )
+    told = [(text, rows.get((task, m, OVER.format(other)))) for (task, m, other), text in places.items()]
+    shown = "; ".join(f"{text} {_spanned(row, '+')}" for text, row in told if row)
+    return f"- {name}: {shown}." if shown else None
+
+
 def _spanned(row: dict[str, Any], sign: str = "") -> str:
     return f"{row['value']:{sign}.1f} ({row['low']:{sign}.1f} to {row['high']:{sign}.1f})"
 
@@ -378,6 +449,7 @@ def render(text: str) -> str:
         ("few_shot", few_shot()),
         ("speech", speech()),
         ("speech_program", speech_program()),
+        ("speech_input", speech_input()),
         ("speed", speed()),
     ):
         text = fill(text, mark, content)
