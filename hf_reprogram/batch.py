@@ -76,6 +76,7 @@ class Reading:
     - `state`: one hidden vector per row: (batch, dim). `pool` is `answer` (the answer slot), `head` (the same after
       the head's own transform, ready for label rows), `mean` (over the text, slots and padding left out), `statistics`
       (mean and deviation side by side) or `first`. `layer` picks a layer of a model that hears; None is the last.
+      `parts` of such a model pools so many parts of time each for itself, side by side.
     - `frames`: the logits of a CTC head: (batch, frames, vocabulary).
     - `frame_states`: hidden vectors of a model that hears: (batch, frames, dim), of `layer`. Both have a mask: frames
       behind the end of the row's signal are none.
@@ -91,6 +92,7 @@ class Reading:
     ids: tuple[int, ...] | None = None
     pool: str = "answer"
     layer: int | None = None
+    parts: int = 1
     language: str | None = None
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from peft import PeftConfig
@@ -231,3 +232,7 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
     def layout(self) -> str | None:
         """The template of the program that lays out the row, or None."""
         return next((t for p in self.programs if (t := p.layout()) is not None), None)
+
+
+# PEFT has to know the type of a config (E§0 3). By name, since the joint with PEFT stands below this room.
+import_module(f"{__package__}.tuner")

@@ -149,35 +149,24 @@ def push(
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.utils import validate_repo_id
 
-    def files(name: str) -> dict[str, bytes]:
-        with TemporaryDirectory() as folder:
-            save(folder, name)
-            return {
-                p.relative_to(folder).as_posix(): p.read_bytes()
-                for p in sorted(Path(folder).rglob("*"))
-                if p.is_file()
-            }
+    api = HfApi(token=token)
 
     def upload(go: _Go) -> str:
         repo = go(lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
         if revision and not revision.startswith("refs/"):
             go(lambda: api.create_branch(repo, branch=revision, exist_ok=True))
-        added = made if repo == repo_id else files(repo)
-
-        def commit() -> Any:
-            operations = [CommitOperationAdd(path, data) for path, data in added.items()]
-            return api.create_commit(
-                repo, operations, commit_message=message or "Upload program", revision=revision, create_pr=create_pr
-            )
-
+        added = made if repo == repo_id else _files(save, repo)
+        told = {"commit_message": message or "Upload program", "revision": revision, "create_pr": create_pr}
         # Equal files make no second commit, but a second request is a second pull request.
-        done = go(commit, 1 if create_pr else TRIES)
+        tries = 1 if create_pr else TRIES
+        done = go(
+            lambda: api.create_commit(repo, [CommitOperationAdd(*file) for file in added.items()], **told), tries
+        )
         return done.pr_url or str(done)
 
-    api = HfApi(token=token)
     try:
         validate_repo_id(repo_id)
-        made = files(repo_id)  # first of all: what cannot be saved should leave no empty repo
+        made = _files(save, repo_id)  # first of all: what cannot be saved should leave no empty repo
         return _patient(upload)
     except ReprogramError:
         raise
@@ -186,6 +175,14 @@ def push(
         kind = UsageError if _is_refusal(error) else ArtefactError
         where = repr(repo_id)[:200].strip("'")
         raise kind(where, f"could not be pushed to the Hub: {what}", fix=fix) from None
+
+
+def _files(save: Callable[[str, str], None], name: str) -> dict[str, bytes]:
+    """What `save` writes for a repo of that name: bytes by path."""
+    with TemporaryDirectory() as folder:
+        save(folder, name)
+        found = (p for p in sorted(Path(folder).rglob("*")) if p.is_file())
+        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in found}
 
 
 # Patience

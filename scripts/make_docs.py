@@ -16,6 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+
+sys.path.insert(0, str(Path(__file__).parent))  # from wherever this file is imported
+
+from docs_series import series
+
 from hf_reprogram.registry import KINDS, method_class, names
 from hf_reprogram.testing import AUDIO_FAMILIES, FAMILIES, pair_config, program_config, suits, tiny
 
@@ -90,6 +95,11 @@ def _notes(kind: str, name: str) -> str:
 def result(name: str) -> dict[str, Any]:
     """What a benchmark wrote."""
     return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def maybe(name: str) -> dict[str, Any] | None:
+    """The same, None where it has not run yet."""
+    return result(name) if (RESULTS / f"{name}.json").is_file() else None
 
 
 ABOUT = {
@@ -449,6 +459,7 @@ def render(text: str) -> str:
         ("few_shot", few_shot()),
         ("speech", speech()),
         ("speech_program", speech_program()),
+        ("series", series(result("voice2series"), maybe("voice2series_parity"))),
         ("speech_input", speech_input()),
         ("speed", speed()),
     ):

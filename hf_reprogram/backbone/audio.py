@@ -122,12 +122,12 @@ class AudioBackbone(Backbone):
         """Size of the encoder's vectors."""
         return self.base.config.hidden_size
 
-    def state_size(self, pool: str = "mean", layer: int | None = None) -> int:
+    def state_size(self, pool: str = "mean", layer: int | None = None, parts: int = 1) -> int:
         """Size of what a `state` Reading gives."""
         sizes = getattr(self.base.config, "state_sizes", None)  # of `hidden_states`, where they differ
         place = -1 if layer is None else self.layer_index(layer)
         width = self.width if sizes is None else sizes[place]
-        return width * (2 if pool == "statistics" else 1)
+        return width * parts * (2 if pool == "statistics" else 1)
 
     @property
     def gives(self) -> frozenset[str]:
@@ -273,15 +273,16 @@ class AudioBackbone(Backbone):
             hidden = self.decoder.first(inputs)
             return hidden if reading.pool == "answer" else self.head.transform(hidden)
         states = self._states(inputs, reading.layer)
+        steps = 1 if states.ndim == 2 else states.shape[1]
+        if steps < reading.parts:
+            what = f"{reading.parts}, and these states have {steps} step{'s' * (steps > 1)} of time"
+            raise ConfigError("LinearConfig.parts", what, f"at most {steps}", "another layer, or fewer parts")
         if states.ndim == 2:  # (batch, dim): nothing to pool
             return states
         if reading.pool == "first":
             return states[:, 0]
-        mean = states.mean(1)  # (batch, dim)
-        if reading.pool == "mean":
-            return mean
-        spread = (states - mean.unsqueeze(1)).square().mean(1)
-        return torch.cat([mean, (spread + 1e-12).sqrt()], -1)  # a deviation of zero has no slope
+        # (batch, dim) each; the parts are as even as they can be
+        return torch.cat([_pooled(part, reading.pool) for part in states.tensor_split(reading.parts, 1)], -1)
 
     def _states(self, inputs: dict[str, Tensor], layer: int | None) -> Tensor:
         """A layer's states, (batch, positions, dim); those of a base without positions (batch, dim)."""
@@ -398,6 +399,15 @@ class AudioBackbone(Backbone):
         finally:
             self.base.config.max_source_positions = own
             self.body.embed_positions = table
+
+
+def _pooled(states: Tensor, pool: str) -> Tensor:
+    """(batch, time, dim) to (batch, dim), or mean and deviation side by side, (batch, 2 dim)."""
+    mean = states.mean(1)
+    if pool == "mean":
+        return mean
+    spread = (states - mean.unsqueeze(1)).square().mean(1)
+    return torch.cat([mean, (spread + 1e-12).sqrt()], -1)  # a deviation of zero has no slope
 
 
 def _noise(samples: int, device: torch.device) -> Batch:

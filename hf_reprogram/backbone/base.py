@@ -57,7 +57,7 @@ class Backbone:
         """Number of the base's own classes, where it is a classifier."""
         return self.base.config.num_labels
 
-    def state_size(self, pool: str = "answer", layer: int | None = None) -> int:
+    def state_size(self, pool: str = "answer", layer: int | None = None, parts: int = 1) -> int:
         """Size of what a `state` Reading gives."""
         return self.base.config.hidden_size * (2 if pool == "statistics" else 1)
 

@@ -40,6 +40,9 @@ class LinearConfig(MappingOptions):
     layer: int | None = option(
         None, "Of a base that hears: which layer's state; None is the last.", low=-200, high=200
     )
+    parts: int = option(
+        1, "Of a base that hears: the mean, or mean and deviation, of so many parts of time each.", low=1, high=1000
+    )
     words: list[str] = option([], "Words whose logits are mapped, where on='rows'.")
     solver: str = option("ridge", "How the map is found.", choices=("ridge", "logistic", "gradient"))
     start: str = option("random", "Where the gradient solver starts.", choices=("random", "ridge", "logistic"))
@@ -52,6 +55,9 @@ class LinearConfig(MappingOptions):
             raise ConfigError(
                 "LinearConfig.words", f"{self.words!r} with on={self.on!r}", "words where on='rows', and only there"
             )
+        if self.parts > 1 and (self.on != "state" or self.pool not in ("mean", "statistics")):
+            what = f"{self.parts} with on={self.on!r}, pool={self.pool!r}"
+            raise ConfigError("LinearConfig.parts", what, "on='state' and pool='mean' or 'statistics'")
         if self.start != "random" and self.solver != "gradient":
             raise ConfigError("LinearConfig.start", f"{self.start!r} with solver={self.solver!r}", "solver='gradient'")
 
@@ -97,11 +103,14 @@ class Linear(Mapping):
             raise ConfigError("LinearConfig.ids", f"{options.ids!r}", f"token ids below {backbone.head.size}")
         if options.layer is not None and backbone.modality == "text":
             raise ConfigError("LinearConfig.layer", f"{options.layer} of a base that reads", "None: its last layer")
+        if options.parts > 1 and (backbone.modality == "text" or backbone.lead):
+            what = f"{options.parts} of a {type(backbone.base).__name__}, whose states are no moments of a sound"
+            raise ConfigError("LinearConfig.parts", what, "1")
         if self._logistic and problem_type != "single_label_classification":
             name, other = ("solver", "gradient") if options.solver == "logistic" else ("start", "random")
             raise ConfigError(f"LinearConfig.{name}", f"'logistic' for {problem_type}", f"'ridge' or {other!r}")
         size = {
-            "state": lambda: backbone.state_size(options.pool, options.layer),
+            "state": lambda: backbone.state_size(options.pool, options.layer, options.parts),
             "rows": lambda: len(options.words),
             "source": lambda: backbone.head.size,
             "classes": lambda: backbone.classes,
@@ -135,7 +144,7 @@ class Linear(Mapping):
 
     def reading(self) -> Reading:
         if self.options.on == "state":
-            return Reading("state", pool=self.options.pool, layer=self.options.layer)
+            return Reading("state", pool=self.options.pool, layer=self.options.layer, parts=self.options.parts)
         if self.options.on == "classes":
             return Reading("classes")
         return Reading("rows", ids=tuple(self.options.ids) if self.options.on == "rows" else None)

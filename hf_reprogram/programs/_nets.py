@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,22 @@ def as_torch(kernel: nn.Parameter, bias: nn.Parameter, generator: torch.Generato
     bound = 1 / math.sqrt(math.prod(kernel.shape[1:]))
     uniform(kernel, bound, generator)
     uniform(bias, bound, generator)
+
+
+def convolutions(channels: Sequence[int], kernel: int) -> tuple[nn.ParameterList, nn.ParameterList]:
+    """Kernels (out, in, kernel) and biases (out,) of convolutions one after another, all zero.
+
+    Args:
+        channels: that come in, that each layer hands on, and that go out.
+    """
+    kernels = [torch.zeros(out, into, kernel) for into, out in pairwise(channels)]
+    return nn.ParameterList(kernels), nn.ParameterList(torch.zeros(len(kernel)) for kernel in kernels)
+
+
+def start_but_last(kernels: nn.ParameterList, biases: nn.ParameterList, generator: torch.Generator) -> None:
+    """Start all layers as torch does but the last, which stays zero: the whole has no effect yet."""
+    for kernel, bias in list(zip(kernels, biases, strict=True))[:-1]:
+        as_torch(kernel, bias, generator)
 
 
 class ConvStack(nn.Module):

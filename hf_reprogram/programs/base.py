@@ -128,13 +128,6 @@ def signal_of(batch: Batch) -> Tensor:
     return batch.signal_mask
 
 
-def scatter(parameter: Tensor, fan: int, generator: torch.Generator) -> None:
-    """Torch's own start of a convolution, U(-1 / sqrt(fan), 1 / sqrt(fan)), from our generator."""
-    drawn = torch.rand(parameter.shape, generator=generator) * 2 - 1
-    with torch.no_grad():
-        parameter.copy_(drawn * fan**-0.5)
-
-
 def decibels(ratio: float) -> float:
     """A ratio of amplitudes in dB; that of nothing is -200, which is as good as nothing.
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ..batch import Batch
 from ..errors import ConfigError
 from ..registry import option
-from .base import ProgramOptions, WaveProgram, scatter
+from ._nets import convolutions, start_but_last
+from .base import ProgramOptions, WaveProgram
 
 
 @dataclass
@@ -55,15 +56,10 @@ class WaveformConv(WaveProgram):
 
     def __init__(self, options: WaveformConvConfig, backbone: Any, scale: float) -> None:
         super().__init__(options, backbone, scale)
-        sizes = [1, *[options.channels] * options.depth, 1]
-        shapes = list(zip(sizes[1:], sizes, strict=False))
-        self.kernels = nn.ParameterList(torch.zeros(*shape, options.kernel) for shape in shapes)
-        self.biases = nn.ParameterList(torch.zeros(out) for out, _ in shapes)
+        self.kernels, self.biases = convolutions([1, *[options.channels] * options.depth, 1], options.kernel)
 
     def initialise(self, backbone: Any, generator: torch.Generator, tokenizer: Any = None) -> None:
-        for kernel, bias in list(zip(self.kernels, self.biases, strict=True))[:-1]:
-            scatter(kernel, kernel[0].numel(), generator)
-            scatter(bias, kernel[0].numel(), generator)
+        start_but_last(self.kernels, self.biases, generator)
 
     def changed(self, wave: Tensor, batch: Batch) -> Tensor:
         x = wave.unsqueeze(1)  # (batch, channels, samples)

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import conv1d, gelu, interpolate
 
 from ..batch import Batch
 from ..errors import ConfigError
 from ..registry import option
-from .base import ProgramOptions, WaveProgram, scatter
+from ._nets import convolutions, start_but_last
+from .base import ProgramOptions, WaveProgram
 
 
 @dataclass
@@ -62,16 +63,10 @@ class WaveformUnet(WaveProgram):
 
     def __init__(self, options: WaveformUnetConfig, backbone: Any, scale: float) -> None:
         super().__init__(options, backbone, scale)
-        sizes = [1, *options.channels]
-        down = list(zip(sizes[1:], sizes, strict=False))
-        shapes = down + [(back, forth) for forth, back in reversed(down)]
-        self.kernels = nn.ParameterList(torch.zeros(*shape, options.kernel) for shape in shapes)
-        self.biases = nn.ParameterList(torch.zeros(out) for out, _ in shapes)
+        self.kernels, self.biases = convolutions([1, *options.channels, *options.channels[-2::-1], 1], options.kernel)
 
     def initialise(self, backbone: Any, generator: torch.Generator, tokenizer: Any = None) -> None:
-        for kernel, bias in list(zip(self.kernels, self.biases, strict=True))[:-1]:
-            scatter(kernel, kernel[0].numel(), generator)
-            scatter(bias, kernel[0].numel(), generator)
+        start_but_last(self.kernels, self.biases, generator)
 
     def changed(self, wave: Tensor, batch: Batch) -> Tensor:
         layers, side = list(zip(self.kernels, self.biases, strict=True)), self.options.kernel // 2

@@ -115,21 +115,12 @@ def make_trainer(
         UsageError: `remove_unused_columns` is true, nothing trains, a stream has no `max_steps`, or smoothed labels
             would lose class weights or the kind of targets.
     """
-    if args.remove_unused_columns:
-        raise UsageError("TrainingArguments.remove_unused_columns", "True, which drops the rows' columns", "False")
-    _check_smoothing(model, args)
+    _check_rows(train_dataset)
+    _settle(model, args, streams=not has_length(train_dataset))
     if "optimizers" not in kwargs:
         parameter_groups(model, args)  # raises here, not at the first step, where nothing trains
-    _check_rows(train_dataset)
     train_dataset = undecoded(train_dataset)
-    if not isinstance(eval_dataset, dict):
-        eval_dataset = undecoded(eval_dataset)
-    if not has_length(train_dataset):
-        _check_stream(model, args)
-        if args.accelerator_config.dispatch_batches is None:
-            args.accelerator_config.dispatch_batches = False  # batches of rank 0, padded apart, would not stack (N20)
-    if args.ddp_find_unused_parameters is None and len(model.peft_config) == 1:
-        args.ddp_find_unused_parameters = False  # one program: each parameter is used in each pass
+    eval_dataset = eval_dataset if isinstance(eval_dataset, dict) else undecoded(eval_dataset)
     features = features if features is not None else getattr(train_dataset, "features", None)
     kind = model.problem_type()
     own = kwargs.get("data_collator")
@@ -143,6 +134,19 @@ def make_trainer(
     return ReprogramTrainer(
         model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, features=features, **kwargs
     )
+
+
+def _settle(model: Any, args: TrainingArguments, streams: bool) -> None:
+    """Refuse arguments that cannot be meant, and fill in what follows from the model and the kind of rows."""
+    if args.remove_unused_columns:
+        raise UsageError("TrainingArguments.remove_unused_columns", "True, which drops the rows' columns", "False")
+    _check_smoothing(model, args)
+    if streams:
+        _check_stream(model, args)
+        if args.accelerator_config.dispatch_batches is None:
+            args.accelerator_config.dispatch_batches = False  # batches of rank 0, padded apart, would not stack (N20)
+    if args.ddp_find_unused_parameters is None and len(model.peft_config) == 1:
+        args.ddp_find_unused_parameters = False  # one program: each parameter is used in each pass
 
 
 def _check_rows(rows: Any) -> None:

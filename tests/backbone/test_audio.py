@@ -71,6 +71,22 @@ def test_states_are_the_encoders() -> None:
     assert torch.allclose(first, states.hidden_states[1][:, 0], atol=1e-6)
 
 
+@torch.no_grad()
+def test_parts_of_time_are_pooled_each_for_itself() -> None:
+    """As even as they can be, the first ones longer; side by side, each part's mean before its deviation."""
+    backbone = _backbone("hubert-encoder")
+    batch = _batch(backbone)
+    states = backbone.base(**backbone.frontend.features(batch.input_values)).last_hidden_state
+    longer = -(-states.shape[1] // 2)
+    first, second = states[:, :longer], states[:, longer:]
+    found = backbone.run(batch, Reading("state", pool="statistics", parts=2)).values
+    told = [part for half in (first, second) for part in (half.mean(1), half.std(1, unbiased=False))]
+    assert found.shape == (2, backbone.state_size("statistics", parts=2))
+    assert torch.allclose(found, torch.cat(told, 1), atol=1e-5)
+    with pytest.raises(ConfigError, match=f"at most {states.shape[1]}"):
+        backbone.run(batch, Reading("state", pool="mean", parts=999))
+
+
 def test_rows_are_the_decoders_first_step() -> None:
     backbone = _backbone("moonshine-seq2seq")
     batch = _batch(backbone)

@@ -142,3 +142,13 @@ def test_a_logistic_map_is_of_one_label_to_a_row(options: dict, where: str) -> N
     )
     with pytest.raises(ConfigError, match=f"LinearConfig.{where}: 'logistic' for multi_label"):
         get_reprogram_model(base, config, tokenizer)
+
+
+def test_parts_of_time_are_for_pooled_states_of_a_base_that_hears() -> None:
+    with pytest.raises(ConfigError, match=r"LinearConfig\.parts: 4 with on='state', pool='first'"):
+        ReprogramConfig(mapping=LinearConfig(pool="first", parts=4), labels=LABELS).validate()
+    config = ReprogramConfig(mapping=LinearConfig(pool="mean", parts=4), labels=LABELS)
+    for family, name in (("bert", "BertForMaskedLM"), ("ast-classifier", "ASTForAudioClassification")):
+        base, processor = tiny(family)
+        with pytest.raises(ConfigError, match=f"4 of a {name}, whose states are no moments of a sound"):
+            get_reprogram_model(base, config, processing_class=processor)
