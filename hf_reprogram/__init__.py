@@ -36,6 +36,8 @@ _NAMES = {
     "make_trainer": "training.trainer",
     "option": "registry",
     "pipeline": "pipelines",
+    "plot_mapping": "tools.figures",
+    "plot_program": "tools.figures",
 }
 
 __all__ = sorted(_NAMES)

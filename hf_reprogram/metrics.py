@@ -11,6 +11,9 @@ import numpy as np
 from torch import Tensor
 
 
+HALF = 0.5  # a row has a label whose probability is above it, where it may have several
+
+
 def probabilities(logits: Tensor, problem_type: str) -> Tensor:
     """Scores as people read them, (rows, outputs): softmax, or a probability per label, or the values themselves.
 

@@ -18,6 +18,7 @@ from .card import model_card
 from .config import ReprogramConfig
 from .data.rows import label_names
 from .errors import ConfigError, UsageError, did_you_mean
+from .explain import explain
 from .hub import fetch, push
 from .processors import check_processor
 from .reprogrammed import Reprogrammed
@@ -369,7 +370,7 @@ class ReprogramModel(PeftModel):
 
     # Functions of a model and rows, which read well as methods.
     predict, evaluate, score, generate = serve.predict, serve.evaluate, serve.score, serve.generate
-    fit_mapping, frozen_rows, explain = serve.fit_mapping, serve.frozen_rows, serve.explain
+    fit_mapping, frozen_rows, explain = serve.fit_mapping, serve.frozen_rows, explain
 
     def _tell_labels(self) -> None:
         """Labels of the active program into the config that pipelines and Trainer see (not the base's own)."""

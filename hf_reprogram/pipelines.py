@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -132,6 +132,9 @@ class TextClassification(Pipeline):
     """The target's labels. As in transformers, a text gives a list with one answer, a dict row the answer itself, and
     `top_k`, wherever it is given, a list of answers for every row, best first (None: all labels).
 
+    Where a row may have several labels, the answer without `top_k` is the likeliest; `model.predict` gives all above
+    one half.
+
     Different from transformers: there is no `function_to_apply` (the program's problem type says what a score is),
     texts are cut to the base's length without being told to, and a text with `top_k` given to `pipeline` itself comes
     as one list, not a list in a list.
@@ -139,6 +142,7 @@ class TextClassification(Pipeline):
 
     modality = "text"
     known = ("top_k",)  # options of a call
+    usual: ClassVar[dict[str, Any]] = {}  # those of a call that names none
 
     def check(self, options: Mapping[str, Any]) -> None:
         unknown = next((name for name in options if name not in self.known), None)
@@ -161,7 +165,8 @@ class TextClassification(Pipeline):
         return f"{self.modality}-classification"
 
     def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
-        found = self.model.predict(rows, batch_size=batch_size, progress=False, **options)
+        options = {**self.usual, **options}
+        found = self.model.predict(rows, batch_size=batch_size, progress=False, **{"top_k": 1, **options})
         if options.get("top_k") != 1:
             return found
         return [answer if isinstance(answer, list) else [answer] for answer in found]
@@ -169,16 +174,16 @@ class TextClassification(Pipeline):
 
 class AudioClassification(TextClassification):
     """The target's labels of sounds: a path, the bytes of a file, `{"array" or "raw": ..., "sampling_rate": ...}`, an
-    array at the base's own rate (as in transformers); or a dict row with `audio` or `series`. Answers look as those of
-    `text-classification`.
+    array at the base's own rate (as in transformers); or a dict row with `audio` or `series`. As in transformers every
+    answer is a list, best first: of all labels, or of `top_k`.
     """
 
     modality = "audio"
+    usual: ClassVar[dict[str, Any]] = {"top_k": None}
 
     def __call__(self, rows: Any, batch_size: int | None = None, **options: Any) -> Any:
         if isinstance(rows, bytes | np.ndarray) or (isinstance(rows, Mapping) and not {"audio", "series"} & set(rows)):
-            answer = super().__call__([rows], batch_size, **options)[0]
-            return answer if isinstance(answer, list) else [answer]
+            return super().__call__([rows], batch_size, **options)[0]
         return super().__call__(rows, batch_size, **options)
 
     def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:

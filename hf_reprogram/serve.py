@@ -1,8 +1,7 @@
-"""Predict, evaluate, score, explain: functions of a model and rows, which ReprogramModel carries as methods."""
+"""Predict, evaluate, score: functions of a model and rows, which ReprogramModel carries as methods."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +15,7 @@ from .data.shares import of_all_ranks, share, world
 from .errors import DataError, UsageError
 from .features import Compute, FrozenRows, fields_of, kept, row_keys
 from .losses import LOSSES
-from .metrics import metrics, probabilities, text_errors
+from .metrics import HALF, metrics, probabilities, text_errors
 from .processors import tokenizer_of
 
 
@@ -55,7 +54,7 @@ def _check_enabled(model: Any) -> None:
 def _logits(model: Any, collator: Any, made: Sequence[Any], batch_size: int, progress: bool | None) -> Tensor:
     _check_enabled(model)
     parts, order = [], []
-    with _asleep(model):
+    with asleep(model):
         for index, columns in batches(model, collator, made, batch_size, progress):
             parts.append(model(**columns).logits.float().cpu())
             order += index
@@ -65,7 +64,8 @@ def _logits(model: Any, collator: Any, made: Sequence[Any], batch_size: int, pro
 
 
 @contextmanager
-def _asleep(model: Any) -> Iterator[None]:
+def asleep(model: Any) -> Iterator[None]:
+    """Without dropout and gradients; afterwards the model is in the mode in which it was."""
     was_training = model.training
     model.eval()
     try:
@@ -102,17 +102,21 @@ def _at_least_one(where: str, value: Any) -> None:
         raise UsageError(where, f"{value!r}", "a whole number from 1")
 
 
-def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, progress: bool | None = None) -> list:
+def predict(
+    model: Any, rows: Any, batch_size: int = 32, top_k: int | str | None = "auto", progress: bool | None = None
+) -> list:
     """The label and its probability for each row: `[{"label": "negative", "score": 0.97}]`.
 
-    With several labels to a row each has a probability of its own; a regression gives its numbers. A mapping that
+    Where a row may have several labels, each has a probability of its own, and a row gives a list: all labels whose
+    probability is above one half, best first; `[]` where there is none. A regression gives its numbers. A mapping that
     writes texts gives `{"text": ..., "score": ...}`.
 
     Args:
         rows: a text, a dict row, or a list of these.
-        top_k: labels per row; 1 gives a dict per row, more (or None, for all) a list of dicts.
+        top_k: "auto" as above; else labels per row, whatever their probability: 1 gives a dict per row, more (or None,
+            for all) a list of dicts.
     """
-    _at_least_one("top_k", 1 if top_k is None else top_k)
+    _at_least_one("top_k", 1 if top_k in (None, "auto") else top_k)
     rows = as_rows(rows, model.text_column())
     if all(_writes(model, row) for row in rows):
         return _written(model, rows, batch_size, progress)
@@ -123,11 +127,13 @@ def predict(model: Any, rows: Any, batch_size: int = 32, top_k: int | None = 1, 
         values = probabilities(logits[: len(labels)], kind)
         if kind == "regression":  # all its numbers, in their order: none is better than another
             listed = [{"label": name, "score": value} for name, value in zip(labels, values.tolist(), strict=True)]
-            made.append(listed[0] if top_k == 1 and len(listed) == 1 else listed)
+            made.append(listed[0] if top_k in (1, "auto") and len(listed) == 1 else listed)
             continue
-        best = values.argsort(descending=True, stable=True)[:top_k].tolist()
+        several = top_k == "auto" and kind == "multi_label_classification"
+        count = int((values > HALF).sum()) if several else 1 if top_k == "auto" else top_k
+        best = values.argsort(descending=True, stable=True)[:count].tolist()
         listed = [{"label": labels[i], "score": values[i].item()} for i in best]
-        made.append(listed[0] if top_k == 1 else listed)
+        made.append(listed[0] if count == 1 and not several else listed)
     return made
 
 
@@ -136,7 +142,7 @@ def _written(model: Any, rows: list[dict[str, Any]], batch_size: int, progress: 
     _check_enabled(model)
     collator, tokenizer = model.collator(), tokenizer_of(model.processing_class)
     made, found = collator.lay_out(rows, labelled=False), {}
-    with _asleep(model):
+    with asleep(model):
         for index, columns in batches(model, collator, made, batch_size, progress):
             found |= zip(index, model.reprogrammed.write(columns), strict=True)
     mappings = [model.peft_config[row.get("adapter") or model.active_name()].mapping for row in rows]
@@ -170,7 +176,7 @@ def evaluate(
     if kind == "transcription":
         said = [answer["text"] for answer in _written(model, rows, batch_size, progress)]
         total = 0.0
-        with _asleep(model):
+        with asleep(model):
             for _, columns in batches(model, collator, made, batch_size, progress, labelled=True):
                 total += float(model(**columns, num_items_in_batch=1).loss)
         found = text_errors(said, [label_of(row, kind) for row in rows])
@@ -211,7 +217,7 @@ def fit_mapping(
         rows.check(model, mapping.labels)
         values, labels = rows.values, rows.labels
     else:
-        collator, made = _laid_out(model, rows, features, mapping.fit_needs_labels)
+        collator, made = laid_out(model, rows, features, mapping.fit_needs_labels)
         rank, ranks = world() if own is None else (0, 1)
         part = share(made, rank, ranks)
         values, labels = _gathered(_reader(model, collator, part, batch_size), len(part)), labels_of(part)
@@ -243,10 +249,11 @@ def frozen_rows(
     Raises:
         UsageError: a program that trains, a base that is awake; a cache of something else, named.
     """
-    return freeze(model, *_laid_out(model, rows, features), cache, rebuild, batch_size)
+    return freeze(model, *laid_out(model, rows, features), cache, rebuild, batch_size)
 
 
-def _laid_out(model: Any, rows: Any, features: Any, labelled: bool = True) -> tuple[Any, Sequence[Any]]:
+def laid_out(model: Any, rows: Any, features: Any, labelled: bool = True) -> tuple[Any, Sequence[Any]]:
+    """(collator, laid out rows) of what a user may call rows."""
     collator = model.collator(features=features if features is not None else getattr(rows, "features", None))
     return collator, collator.lay_out(as_rows(rows, model.text_column()), labelled=labelled)
 
@@ -278,7 +285,7 @@ def _reader(model: Any, collator: Any, made: Sequence[Any], batch_size: int) -> 
 
     def compute(chosen: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         picked = [made[i] for i in chosen]
-        with _asleep(model), tqdm(total=len(picked), desc="features", unit="row", leave=False, delay=2) as shown:
+        with asleep(model), tqdm(total=len(picked), desc="features", unit="row", leave=False, delay=2) as shown:
             for index, columns in batches(model, collator, picked, batch_size, progress=False):
                 read = model.reprogrammed.readout(columns, reading).float().cpu()
                 if len(read) != len(index):  # several laid out rows make one
@@ -311,93 +318,3 @@ def generate(model: Any, rows: Any = None, **kwargs: Any) -> Tensor:
     columns = collator.stack(collator.lay_out(as_rows(rows, model.text_column()), labelled=False))
     columns = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in columns.items()}
     return model.reprogrammed.generate(columns, **kwargs)
-
-
-class Explanation(dict):
-    """What a program says of itself: a dict that prints as a page."""
-
-    def __str__(self) -> str:
-        lines = [f"program {self['program']}, mapping {self['mapping']['reads'] if self['mapping'] else 'none'}"]
-        for row in self["slots"]:
-            near = ", ".join(f"{t!r} {d:.2f}" for t, d in zip(row["tokens"], row["distances"], strict=True))
-            lines.append(f"  slot {row['slot']:>3}  {'far from every token' if row['far'] else 'near':<21} {near}")
-        if any(row["far"] for row in self["slots"]):
-            lines.append(
-                "  A slot far from every token has no meaning in words: its neighbours are only the least far ones."
-            )
-        if self["slots"]:
-            lines.append(
-                "  (distances in lengths of an average token; 95 in 100 tokens have a neighbour within "
-                f"{self['slots'][0]['usual']:.2f})"
-            )
-        lines += [f"  {facts_line(row)}" for row in (*self["facts"], *self["ratios"])]
-        for key, value in self["mapping"].items():
-            lines.append(f"  {key}: {value}")
-        return "\n".join(lines)
-
-
-def facts_line(row: dict[str, Any]) -> str:
-    """A plain row of facts as text.
-
-    Example:
-
-        >>> facts_line({"samples": 320, "rms": 0.012345})
-        'samples 320, rms 0.01235'
-    """
-    return ", ".join(
-        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-    )
-
-
-def explain(model: Any, neighbours: int = 3, rows: Any = None) -> Explanation:
-    """What the programs mean, and what the mapping reads.
-
-    Of vectors in slots: their nearest source tokens, at distances in lengths of an average token vector. `far` is true
-    where a slot lies farther from its nearest token than tokens lie from each other; such neighbours mean nothing. Of
-    sound: plain `facts`, and with `rows` how loud the signal is against what the program changes, by label.
-
-    Args:
-        neighbours: tokens per slot.
-        rows: dict rows of sound, for `ratios`.
-    """
-    programs = model.active_programs()
-    found = [row for program in programs for row in program.explain(model.backbone)]
-    slots = [row for row in found if "slot" in row]
-    tokenizer = tokenizer_of(model.processing_class)
-    for row in slots:
-        ids = row["ids"][:neighbours]
-        tokens = [tokenizer.decode([i]) if tokenizer is not None else f"<{i}>" for i in ids]
-        row.update(ids=ids, tokens=tokens, distances=row["distances"][:neighbours])
-    return Explanation(
-        program=" + ".join(p.options.type for p in programs),
-        slots=slots,
-        facts=[row for row in found if "slot" not in row],
-        ratios=[] if rows is None else _ratios(model, rows),
-        mapping=model.active_mapping().explain(),
-    )
-
-
-def _ratios(model: Any, rows: Any) -> list[dict[str, Any]]:
-    """Signal to program, in dB, of the rows of each label: energy of the canvas over that of what was changed."""
-    collator, made = _laid_out(model, rows, None)
-    if model.backbone.modality != "audio":
-        raise UsageError("explain(rows)", "rows for a model that reads", "None: the ratio is one of sounds")
-    energies: dict[Any, list[float]] = {}
-    with _asleep(model):
-        for index, columns in batches(model, collator, made, progress=False):
-            batch = model.reprogrammed.batch(**columns)
-            heard = batch
-            for program in model.active_programs():
-                heard = program(heard, model.backbone) if program.accepts == "wave" else heard
-            if heard.input_values.shape != batch.input_values.shape:
-                raise UsageError("explain(rows)", "a program that makes the canvas longer", "one that keeps it")
-            added = (heard.input_values - batch.input_values).square().sum(1).tolist()
-            for i, own, other in zip(index, batch.input_values.square().sum(1).tolist(), added, strict=True):
-                label = made[i].label
-                name = model.label_names(None)[label] if isinstance(label, int) else "all rows"
-                energies.setdefault(name, [0.0, 0.0])
-                energies[name] = [energies[name][0] + own, energies[name][1] + other]
-    return [
-        {"label": name, "signal to program dB": 10 * math.log10(max(own, 1e-20) / max(other, 1e-20))}
-        for name, (own, other) in sorted(energies.items())
-    ]

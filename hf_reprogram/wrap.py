@@ -217,6 +217,13 @@ def _canvas(canvas: CanvasConfig, backbone: Any) -> CanvasConfig:
     if facts.longest is not None and made.samples > facts.longest:
         what = f"{made.samples}, and a {type(backbone.base).__name__} hears {facts.longest} samples"
         raise ConfigError("CanvasConfig.samples", what, f"at most {facts.longest}")
+    if facts.trained not in (None, made.samples):
+        warnings.warn(
+            f"CanvasConfig.samples: {made.samples:,}, and this {type(backbone.base).__name__} was trained on clips of "
+            f"{facts.trained:,} samples: it may know less of others. Fix: samples={facts.trained}, or leave it out.",
+            UserWarning,
+            stacklevel=4,
+        )
     return made
 
 

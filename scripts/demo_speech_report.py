@@ -11,6 +11,8 @@ import numpy as np
 from benchmarks.baselines import Outcome
 from demo_report import COLOURS, FAINT, INK
 
+from hf_reprogram.tools.figures import plot_spectrum, plot_wave
+
 
 def notes(hummed: bool, few: int, unlabelled: int) -> dict[str, str]:
     """What each row of the table is, in a few words."""
@@ -73,11 +75,12 @@ def draw(
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    sounds = {"hum": hum, "learned": learned, "closed": closed}
     with plt.rc_context({"font.family": "sans-serif", "font.size": 9, "text.color": INK}):
         figure = plt.figure(figsize=SIZE, dpi=200, facecolor="white")
         time, frequency = (figure.add_axes((left, 0.13, 0.4, 0.53)) for left in (0.075, 0.575))
-        _in_time(time, hum, learned, closed, rate)
-        _in_frequency(frequency, hum, learned, closed, rate)
+        _in_time(time, sounds, rate)
+        _in_frequency(frequency, sounds, rate)
         for axes in (time, frequency):
             axes.spines[["right", "top"]].set_visible(False)
             axes.spines[["left", "bottom"]].set_color(FAINT)
@@ -88,37 +91,26 @@ def draw(
         plt.close(figure)
 
 
-def _in_time(axes: Any, hum: np.ndarray, learned: np.ndarray, closed: np.ndarray, rate: int) -> None:
-    at = 1000 * np.arange(len(hum)) / rate
-    axes.plot(at, hum, color=ORANGE, linewidth=1.6)
-    axes.plot(at, learned, color=BLUE, linewidth=0.9)
-    axes.plot(at, closed, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
-    axes.set(xlim=(0, at[-1]), xlabel="milliseconds of one period", title="In time: amplitude", xticks=range(0, 20, 5))
+def _in_time(axes: Any, sounds: Mapping[str, np.ndarray], rate: int) -> None:
+    plot_wave(sounds, rate, axes)
+    _dress(axes.lines, linewidth=(1.6, 0.9, 0.9), linestyle=("-", "-", (0, (4, 2))))
+    axes.set(xticks=(0, 0.005, 0.01, 0.015), title="In time: amplitude of one period")
 
 
-def _in_frequency(axes: Any, hum: np.ndarray, learned: np.ndarray, closed: np.ndarray, rate: int) -> None:
-    at = np.fft.rfftfreq(len(hum), 1 / rate)[1:]
-    styles = ((hum, ORANGE, 26), (learned, BLUE, 7), (closed, INK, 3))
-    for sound, colour, size in styles:
-        level = 20 * np.log10(np.maximum(amplitudes(sound)[1:], 1e-5))
-        axes.scatter(at, level, s=size, color=colour, linewidths=0)
-    axes.set(xscale="log", ylim=(-85, 0), xlabel="hertz", title="In frequency: amplitude in dB")
-    axes.set_xticks([50, 100, 200, 500, 1000, 2000, 5000], ["50", "100", "200", "500", "1 k", "2 k", "5 k"])
+def _in_frequency(axes: Any, sounds: Mapping[str, np.ndarray], rate: int) -> None:
+    plot_spectrum(sounds, rate, axes)  # of a period: single frequencies, no curve
+    _dress(
+        axes.lines, linestyle=("none",) * 3, marker=("o",) * 3, markersize=(5.0, 2.7, 1.8), markeredgewidth=(0,) * 3
+    )
+    axes.set(xlim=(44, rate / 2 * 1.1), ylim=(-85, 0), title="In frequency: amplitude in dB")
     axes.minorticks_off()
+    axes.set_xticks([50, 100, 200, 500, 1000, 2000, 5000])
 
 
-def amplitudes(sound: np.ndarray) -> np.ndarray:
-    """Amplitude of each whole number of turns in a period, from 0 to half its length.
-
-    Example:
-
-        >>> turns = 2 * np.pi * np.arange(8) / 8
-        >>> amplitudes(3 * np.sin(turns) + 0.5).round(6).tolist()
-        [0.5, 3.0, 0.0, 0.0, 0.0]
-    """
-    found = np.abs(np.fft.rfft(sound)) / len(sound)
-    found[1:-1] *= 2
-    return found
+def _dress(lines: Sequence[Any], **looks: Sequence[Any]) -> None:
+    """The hum, the learned sound and the one in closed form, each in its look."""
+    for i, (line, colour) in enumerate(zip(lines, (ORANGE, BLUE, INK), strict=True)):
+        line.set(color=colour, **{name: values[i] for name, values in looks.items()})
 
 
 def _head(figure: Any, reached: Mapping[str, float]) -> None:

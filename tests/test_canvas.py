@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import numpy as np
 import pytest
 
 from hf_reprogram.canvas import PLACES, CanvasConfig, lay_out
 from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.errors import ConfigError, DataError
+from hf_reprogram.model import get_reprogram_model
+from hf_reprogram.sources import CrepeConfig, CrepeForAudioClassification
+from hf_reprogram.sources.parts import feature_extractor
+from hf_reprogram.testing import tiny
 
 
 SIGNAL = np.array([1.0, -2.0, 3.0])
@@ -102,3 +109,29 @@ def test_it_is_part_of_the_config_and_survives_json() -> None:
     with pytest.raises(ConfigError, match=r"ReprogramConfig\.canvas: 'wide' is a str"):
         ReprogramConfig(canvas="wide")
     assert set(PLACES) == {"start", "centre", "copies", "contiguous", "am", "fm"}
+
+
+class TestTheLengthThatABaseWasTrainedOn:
+    """Source models say it (`input_samples`); those of transformers that have a fixed length refuse a longer one."""
+
+    @staticmethod
+    def _canvas(base: Any, samples: int | None) -> int:
+        config = ReprogramConfig(
+            mapping={"type": "linear", "pool": "mean", "solver": "gradient"}, labels=["a", "b"],
+            canvas={"samples": samples},
+        )  # fmt: skip
+        return get_reprogram_model(base, config, feature_extractor(base.config)).peft_config["default"].canvas.samples
+
+    def test_it_is_the_canvas_where_none_is_asked_for(self) -> None:
+        base, _ = tiny("attentionrnn-classifier")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert self._canvas(base, None) == self._canvas(base, base.config.input_samples) == 3200
+            crepe = CrepeConfig(frame_samples=64, channels=(4, 6), first_kernel=16, kernel=8, num_labels=5)
+            assert self._canvas(CrepeForAudioClassification(crepe).eval(), None) == 64
+
+    def test_another_is_warned_of(self) -> None:
+        base, _ = tiny("attentionrnn-classifier")
+        said = r"CanvasConfig.samples: 1,600, and this AttentionRnnFor.* clips of 3,200 samples.*Fix: samples=3200"
+        with pytest.warns(UserWarning, match=said):
+            assert self._canvas(base, 1600) == 1600

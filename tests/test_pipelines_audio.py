@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import transformers
 
 import hf_reprogram as hr
 from hf_reprogram.cli import main
 from hf_reprogram.errors import UsageError
-from hf_reprogram.testing import AUDIO_ROWS, build, config_of
+from hf_reprogram.testing import AUDIO_ROWS, build, config_of, tiny
 
 
 SOUND = AUDIO_ROWS[0]["audio"]
@@ -53,12 +54,38 @@ def test_every_form_of_a_sound_is_one(model: Any, folder: Path) -> None:
         SOUND["array"],
         Path(clip).read_bytes(),
     ):
-        (answer,) = classify(alone)
-        assert _close(answer, expected)
-        assert _close(classify([alone])[0], expected)
-    assert _close(classify(AUDIO_ROWS[0]), expected)
+        for answer in (classify(alone), classify([alone])[0]):
+            assert len(answer) == 2 and _close(answer[0], expected)
+    assert _close(classify(AUDIO_ROWS[0])[0], expected)
     assert [len(answer) for answer in classify(AUDIO_ROWS[:2], top_k=None)] == [2, 2]
-    assert _close(next(classify(row for row in AUDIO_ROWS)), expected)
+    assert _close(next(classify(row for row in AUDIO_ROWS))[0], expected)
+
+
+def _shape(value: Any) -> Any:
+    """Nested lists of the keys of dicts."""
+    return [_shape(v) for v in value] if isinstance(value, list) else tuple(sorted(value))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("options", [{}, {"top_k": 1}, {"top_k": 3}, {"top_k": None}, {"top_k": 99}], ids=str)
+def test_shapes_are_those_of_transformers(alone: bool, options: dict[str, Any]) -> None:
+    """`AudioClassificationPipeline`, 5.23: a list for every sound, of all labels where the call does not say.
+
+    (It means to give five then, but a call without `top_k` asks for as many as there are.)
+    """
+    base, extractor = tiny("wav2vec2-classifier")
+    theirs = transformers.pipeline("audio-classification", base, feature_extractor=extractor)
+    labels = list(base.config.id2label.values())
+    config = hr.ReprogramConfig(mapping={"type": "linear", "solver": "gradient", "pool": "mean"}, labels=labels)
+    ours = hr.pipeline(
+        "audio-classification", hr.get_reprogram_model(tiny("wav2vec2-classifier")[0], config, extractor)
+    )
+    sounds = SOUND["array"] if alone else [SOUND["array"], SOUND["array"]]
+    found = _shape(ours(sounds, **options))
+    assert found == _shape(theirs(sounds, **options))
+    assert len(found if alone else found[0]) == {1: 1, 3: 3, None: 7, 99: 7}[options.get("top_k")]
+    if not alone:
+        assert _shape(ours([{"audio": SOUND}] * 2, **options)) == found
 
 
 def test_without_a_task_it_is_what_the_base_takes(model: Any) -> None:

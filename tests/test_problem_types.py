@@ -106,6 +106,20 @@ class TestPredictions:
         assert all(len(row) == 2 and 0 < r["score"] < 1 for row in found for r in row)
         assert sum(r["score"] for r in found[0]) != pytest.approx(1)
 
+    def test_every_label_above_one_half_best_first(self) -> None:
+        model = _model(MULTI, ["good", "phone", "film"])
+        with torch.no_grad():
+            model.active_mapping().matrix.zero_()
+            model.active_mapping().bias.copy_(torch.tensor([1.0, -1.0, 3.0]))
+        shares = torch.tensor([1.0, -1.0, 3.0]).sigmoid().tolist()
+        listed = [{"label": "film", "score": shares[2]}, {"label": "good", "score": shares[0]}]
+        assert model.predict(TEXTS[:2]) == [listed, listed] and model.predict(TEXTS[0]) == [listed]
+        assert model.predict(TEXTS[:1], top_k=1) == listed[:1]  # of the single-label shape: the likeliest
+        assert [row["label"] for row in model.predict(TEXTS[:1], top_k=2)[0]] == ["film", "good"]
+        with torch.no_grad():
+            model.active_mapping().bias.copy_(torch.tensor([-1.0, -1.0, -3.0]))
+        assert model.predict(TEXTS[:1]) == [[]]
+
     def test_numbers_come_by_name(self) -> None:
         model = _model("regression", ["stars", "length"])
         found = model.predict(TEXTS[:1])[0]

@@ -78,13 +78,6 @@ def test_without_a_tokenizer_rows_cannot_be_laid_out() -> None:
         model.generate("good")
 
 
-def test_explain_prints_the_mapping_with_its_token_ids() -> None:
-    model = build(program_config("prompt"), "llama")
-    page = str(model.explain())
-    token = model.processing_class(" bad", add_special_tokens=False)["input_ids"][0]
-    assert f"' bad': {token}" in page and "slot   4" in page
-
-
 @pytest.mark.parametrize("family", LANGUAGE_MODELS)
 def test_a_disabled_program_has_no_labels_to_give(family: str) -> None:
     model = build(program_config("prompt"), family)

@@ -29,14 +29,17 @@ class AudioFacts:
 
     Args:
         rate: samples per second.
-        canvas: samples of the canvas where the config names none: the base's own fixed length, else one second.
+        canvas: samples of the canvas where the config names none: the base's own fixed length, else that of the clips
+            it was trained on, else one second.
         longest: samples that the base takes at most; None where it has no limit.
+        trained: samples of the clips that it was trained on, where its config says so (`input_samples`).
         answer: `decoder` (a decoder step) or `none`.
     """
 
     rate: int
     canvas: int
     longest: int | None
+    trained: int | None
     answer: str
 
 
@@ -167,7 +170,8 @@ class AudioBackbone(Backbone):
     def facts(self) -> AudioFacts:
         """What the collator must know."""
         rate, own = self.frontend.sampling_rate, self.frontend.canvas
-        return AudioFacts(rate, own or rate, own, self._kind.answer)
+        trained = getattr(self.base.config, "input_samples", None)  # models of `sources` say it
+        return AudioFacts(rate, own or trained or rate, own, trained, self._kind.answer)
 
     def rms(self) -> float:
         """The unit of program parameters: a wave is in plain amplitude, and features are normalised."""

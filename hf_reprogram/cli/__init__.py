@@ -16,6 +16,7 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from .. import __version__
 from ..errors import ReprogramError
@@ -47,10 +48,26 @@ def commands() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
+class _Mixed(argparse.ArgumentParser):
+    """Options may stand between a command's other arguments: argparse would take the second of these for missing."""
+
+    mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse calls it for a command; its own way of mixing calls it once more."""
+        if self.mixing:
+            return super().parse_known_args(args, namespace)
+        self.mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.mixing = False
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hf-reprogram", description="Reprogram frozen pre-trained models.")
     parser.add_argument("--version", action="version", version=__version__)
-    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Mixed)
     for name in commands():
         command = import_module(f"{__name__}.{name}")
         own = parsers.add_parser(

@@ -101,7 +101,7 @@ def _slots(facts: Mapping[str, Any]) -> list[str]:
     if facts["slots"] is None:
         return _entry("slots", f"left out: {facts['left_out']}. --base MODEL names it: a folder, or a repo id")
     if not facts["slots"]:
-        from ..serve import facts_line
+        from ..explain import facts_line
 
         said = [facts_line(row) for row in facts.get("facts", [])]
         return [line for i, text in enumerate(said) for line in _entry("" if i else "sound", text)]

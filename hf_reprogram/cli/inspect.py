@@ -2,6 +2,9 @@
 
 The nearest words of its vectors are measured in the base's own vocabulary, so that they need the base: it is taken
 from where it was, from the cache, or from --base, which may download it.
+
+--figure FILE draws the mapping, which source labels count for which label; with --audio SOUND what the program does to
+that sound. It needs the base too.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ..errors import ReprogramError
+from ..errors import ReprogramError, UsageError, first_line
 from ._page import page
 from ._program import add_program, quiet
 
@@ -25,6 +28,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The program, its base, and the form."""
     add_program(parser)
     parser.add_argument("--json", action="store_true", help="the same facts as JSON")
+    parser.add_argument("--figure", metavar="FILE", help="draw the mapping (.png, .svg, .pdf); needs matplotlib")
+    parser.add_argument("--audio", metavar="SOUND", help="draw what the program does to this sound instead")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
     from ..hub import fetch
     from ..wrap import config_of
 
+    if options.audio and not options.figure:
+        raise UsageError("--audio", "given without --figure", "--figure FILE: where to draw it")
     folder = fetch(options.program)
     sealed, tensors = artefact.load(folder)
     config = config_of(sealed, folder)
@@ -40,15 +47,30 @@ def run(options: argparse.Namespace) -> int:
     try:
         model = _on_its_base(folder, options.base)
     except ReprogramError as error:
-        if options.base:
+        if options.base or options.figure:
             raise
         found["slots"], found["left_out"] = None, error.what
     else:
         said = model.explain()
         found["slots"], found["facts"] = [dict(row) for row in said["slots"]], said["facts"]
         found["mapping"]["state"] = said["mapping"]
+        if options.figure:
+            _draw(model, options.figure, options.audio)
     print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else page(found))
     return 0
+
+
+def _draw(model: Any, file: str, sound: str | None) -> None:
+    """The figure that was asked for, into its file."""
+    from ..tools.figures import plot_mapping, plot_program
+
+    figure = plot_program(model, sound) if sound else plot_mapping(model)
+    try:
+        figure.savefig(file)
+    except (ValueError, OSError) as error:  # an ending that means nothing, a folder that is not there
+        raise UsageError(
+            "--figure", f"{file} could not be written ({first_line(error)})", "a .png, .svg or .pdf"
+        ) from error
 
 
 def facts(name: str, folder: Path, config: Any, tensors: dict[str, Any]) -> dict[str, Any]:

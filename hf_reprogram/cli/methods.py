@@ -1,4 +1,4 @@
-"""List programs and mappings with their options."""
+"""List programs and mappings with their options, and those of the canvas on which sound is laid out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 
 
-HELP = "list programs and mappings with their options"
+HELP = "list programs, mappings and the canvas with their options"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print every registered method, its options, their defaults and choices."""
+    from ..canvas import CanvasConfig
     from ..registry import KINDS, about, method_class, names
 
     for kind in KINDS:
@@ -22,9 +23,16 @@ def run(options: argparse.Namespace) -> int:
             cls = method_class(kind, name)
             changes = f" (changes {cls.accepts})" if kind == "program" and cls.accepts != "any" else ""
             print(f"{kind} {name}{changes}: {about(kind, name)}")
-            for f in dataclasses.fields(cls.Options):
-                if not f.metadata.get("help", "Filled in").startswith("Filled in"):
-                    choices = f" [{', '.join(map(str, f.metadata['choices']))}]" if f.metadata["choices"] else ""
-                    default = "" if f.default is dataclasses.MISSING else f" = {f.default!r}"
-                    print(f"    {f.name}: {f.type}{default}{choices}  {f.metadata['help']}")
+            _print_options(cls.Options)
+    print("canvas (of a base that hears): how a sound or a series is laid out")
+    _print_options(CanvasConfig)
     return 0
+
+
+def _print_options(cls: type) -> None:
+    """What a user may set of an options class, with defaults and choices."""
+    for f in dataclasses.fields(cls):
+        if not f.metadata.get("help", "Filled in").startswith("Filled in"):
+            choices = f" [{', '.join(map(str, f.metadata['choices']))}]" if f.metadata["choices"] else ""
+            default = "" if f.default is dataclasses.MISSING else f" = {f.default!r}"
+            print(f"    {f.name}: {f.type}{default}{choices}  {f.metadata['help']}")

@@ -10,7 +10,8 @@ A program that writes texts gives `text` and `score`.
 For a base that hears, rows have a path in `audio`, or numbers in `series`; a plain line is a path.
 
 The row's own columns come first, as they were; one that is itself called `label`, `score` or `top` becomes
-`input_label` and so on. Where a row may have several labels, or numbers, `top` lists them all.
+`input_label` and so on. Where a row may have several labels, or numbers, `top` lists them all; `labels` names those of
+a probability above one half.
 
 Rows are answered as they come: the pipe may have no end, and a person may type them. The first line that cannot be
 used ends the run with its number; the answers to the lines before it are written.
@@ -36,7 +37,7 @@ from ._program import add_program, classifier
 HELP = "label rows of a file or a pipe, or write what is said in them"
 _CHUNK = 8  # batches that are sorted by length together
 _PAUSE = 0.5  # seconds without a new row after which those at hand are answered
-_OURS = ("label", "score", "top")
+_OURS = ("label", "labels", "score", "top")
 
 Row = dict[str, Any]
 
@@ -83,9 +84,11 @@ def _answered(classify: Any, lines: Lines, options: argparse.Namespace) -> Itera
     collator = classify.model.collator()
     rows = read_rows(lines, lines.name, sources[columns[0]], list(sources.values()))
     failed: ReprogramError | None = None
-    top_k = {} if options.top_k is None else {"top_k": options.top_k}
-    if not top_k and classify.model.problem_type() in ("multi_label_classification", "regression"):
-        top_k = {"top_k": None}  # a row has several labels, or several numbers: all of them
+    if options.top_k is not None:
+        classify.check({"top_k": options.top_k})
+    kind = classify.model.problem_type()
+    every = kind in ("multi_label_classification", "regression")  # a row has several labels, or several numbers: all
+    top_k = options.top_k or (None if every else 1)
     while failed is None:
         numbers, found, failed = _take(rows, lines, options.batch_size * _CHUNK)
         wanted = []
@@ -97,8 +100,11 @@ def _answered(classify: Any, lines: Lines, options: argparse.Namespace) -> Itera
                 break
         found, numbers = found[: len(wanted)], numbers[: len(wanted)]
         if wanted:
-            answers = classify(wanted, batch_size=options.batch_size, **top_k)
-            yield numbers, [_with(row, answer) for row, answer in zip(found, answers, strict=True)]
+            answers = classify.model.predict(wanted, options.batch_size, top_k, progress=False)
+            if options.top_k is not None:
+                answers = [answer if isinstance(answer, list) else [answer] for answer in answers]
+            several = kind == "multi_label_classification"
+            yield numbers, [_with(row, answer, several) for row, answer in zip(found, answers, strict=True)]
         elif failed is None:
             return
     raise failed
@@ -135,10 +141,15 @@ def _wanted(collator: Any, row: Row, sources: dict[str, str], where: str) -> Row
     return wanted
 
 
-def _with(row: Row, answer: Row | Sequence[Row]) -> Row:
+def _with(row: Row, answer: Row | Sequence[Row], several: bool) -> Row:
     ours = {*_OURS, *(answer if isinstance(answer, dict) else ())}
     kept = {f"input_{name}" if name in ours else name: value for name, value in row.items()}
-    return {**kept, **answer} if isinstance(answer, dict) else {**kept, **answer[0], "top": answer}
+    if isinstance(answer, dict):
+        return {**kept, **answer}
+    from ..metrics import HALF
+
+    likely = {"labels": [each["label"] for each in answer if each["score"] > HALF]} if several else {}
+    return {**kept, **answer[0], **likely, "top": answer}
 
 
 @contextmanager

@@ -156,6 +156,13 @@ class Mapping(nn.Module):
         """What the map does, as plain values."""
         return {}
 
+    def weights(self) -> tuple[list[str | int], Tensor] | None:
+        """Source labels, by name (or token id), and how much each counts for every target label: (labels, sources).
+
+        None where the map reads numbers that have no names, as a hidden state's.
+        """
+        return None
+
 
 def check_enough(size: int, count: int, each: int, where: str) -> None:
     """Raise a ConfigError where a base has fewer than `each` outputs for every one of `count` target labels."""

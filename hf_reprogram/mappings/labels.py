@@ -243,6 +243,15 @@ class Labels(Mapping):
             "source labels": dict(zip(self.labels, chosen, strict=True)),
         }
 
+    def weights(self) -> tuple[list[str | int], Tensor] | None:
+        member = self.indices >= 0  # (labels, per label)
+        sources, owners = self.indices[member].tolist(), member.nonzero()[:, 0]
+        made = torch.zeros(len(self.labels), len(sources), device=member.device)
+        made[owners, torch.arange(len(sources))] = 1.0
+        if self.options.reduce == "mean":
+            made /= member.sum(1, keepdim=True)
+        return [self.names.get(i, i) for i in sources], made
+
 
 def frequencies(z: np.ndarray, member: np.ndarray, soft: bool) -> np.ndarray:
     """How often each source label comes first for rows of each target label.

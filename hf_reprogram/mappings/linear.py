@@ -109,6 +109,7 @@ class Linear(Mapping):
         if self._logistic and problem_type != "single_label_classification":
             name, other = ("solver", "gradient") if options.solver == "logistic" else ("start", "random")
             raise ConfigError(f"LinearConfig.{name}", f"'logistic' for {problem_type}", f"'ridge' or {other!r}")
+        self.names = backbone.base.config.id2label if options.on == "classes" else {}
         size = {
             "state": lambda: backbone.state_size(options.pool, options.layer, options.parts),
             "rows": lambda: len(options.words),
@@ -182,6 +183,13 @@ class Linear(Mapping):
             "solver": self.options.solver,
             "norm of each label's row": dict(zip(self.labels, norms, strict=True)),
         }
+
+    def weights(self) -> tuple[list[str | int], Tensor] | None:
+        if self.options.on == "state":
+            return None
+        if self.options.on == "rows":
+            return list(self.options.words), self.matrix
+        return [self.names.get(k, k) for k in range(self.matrix.shape[1])], self.matrix
 
 
 def ridge(

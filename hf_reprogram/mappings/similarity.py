@@ -179,6 +179,13 @@ class Similarity(Mapping):
             "source labels": dict(zip(self.labels, chosen, strict=True)),
         }
 
+    def weights(self) -> tuple[list[str | int], Tensor] | None:
+        taken = torch.nonzero(self.groups.any(0)).flatten()
+        made = self.groups[:, taken].float()  # (labels, sources)
+        if self.options.reduce == "mean":
+            made /= made.sum(1, keepdim=True)
+        return [self.names.get(k, k) for k in taken.tolist()], made
+
 
 def classifier_rows(base: nn.Module, size: int) -> Tensor:
     """(classes, size): the rows of a base's last linear layer, seen from a state of some size.

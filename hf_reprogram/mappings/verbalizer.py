@@ -263,3 +263,8 @@ class Verbalizer(Mapping):
             "words": self.options.label_words(),
             "offset": offset,
         }
+
+    def weights(self) -> tuple[list[str | int], Tensor] | None:
+        each = [torch.full((size,), 1 / size if self.options.reduce == "mean" else 1.0) for size in self.sizes]
+        words = [word for label in self.labels for word in self.options.words[label]]
+        return words, torch.block_diag(*(share.unsqueeze(0) for share in each))

@@ -33,6 +33,11 @@ def preset(name: str) -> dict[str, Any]:
     return json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def takes_labels(name: str) -> bool:
+    """Whether a preset has a place for labels; else the base's own output reads it."""
+    return any(place in json.dumps(preset(name)["config"]) for place in (WORDS, LABELS))
+
+
 def config_values(
     name: str,
     labels: Sequence[str] | Mapping[str, list[str]] | None,
@@ -48,8 +53,7 @@ def config_values(
         changes: fields of the config, or of one of its parts' options.
         known: fields of a ReprogramConfig.
     """
-    values = preset(name)["config"]
-    takes = any(place in json.dumps(values) for place in (WORDS, LABELS))
+    values, takes = preset(name)["config"], takes_labels(name)
     if takes and (not labels or isinstance(labels, str)):
         raise ConfigError(f"from_preset({name!r})", f"labels={labels!r}", "names of the labels, or words of each")
     if labels and not takes:

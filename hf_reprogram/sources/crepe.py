@@ -73,6 +73,11 @@ class CrepeConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def input_samples(self) -> int:
+        """Samples of what it hears: one frame."""
+        return self.frame_samples
+
+    @property
     def hidden_size(self) -> int:
         """Channels of the last block."""
         return self.channels[-1]

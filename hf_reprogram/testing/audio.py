@@ -76,7 +76,10 @@ def _attention_rnn() -> tuple[Any, Any]:
     from ..sources import AttentionRnnConfig, AttentionRnnForAudioClassification
     from ..sources.parts import feature_extractor
 
-    config = AttentionRnnConfig(num_labels=7, num_mel_bins=20, lstm_hidden=8, hidden_dims=(12, 8), n_fft=256)
+    config = AttentionRnnConfig(
+        num_labels=7, num_mel_bins=20, lstm_hidden=8, hidden_dims=(12, 8), n_fft=256,
+        input_samples=CANVAS,
+    )  # fmt: skip
     return AttentionRnnForAudioClassification(config), feature_extractor(config)
 
 

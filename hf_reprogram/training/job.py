@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .. import presets
 from ..artefact import CARD_FILE
 from ..auto import AUTO_CLASSES, DTYPES
 from ..backbone.kinds import modality_of
@@ -19,7 +20,7 @@ from ..config import ReprogramConfig
 from ..errors import ConfigError, did_you_mean, first_line
 from ..metrics import BEST
 from ..model import ReprogramModel, get_reprogram_model
-from ..registry import method_class
+from ..registry import method_class, options_class
 from ..template import columns, parse
 from . import source
 from .arguments import training_arguments
@@ -76,6 +77,9 @@ def run(recipe: Recipe) -> Result:
         record = _train(recipe, trainer, rows, say)
     else:
         trainer, record = None, _fit(model.to(arguments.device), arguments, rows)
+    if any(program.accepts == "wave" for program in model.active_programs()):
+        ratios = model.explain(rows.validation, features=rows.names)["ratios"]
+        record["signal_to_program_dB"] = {row["label"]: round(row["signal to program dB"], 2) for row in ratios}
     baselines, metrics = record["baselines"], record["metrics"]
     for name, judged in (*baselines.items(), ("now", metrics)):
         say(f"{name:>9}  " + "  ".join(f"{k} {v:.4f}" for k, v in judged.items() if isinstance(v, float)))
@@ -91,10 +95,18 @@ def run(recipe: Recipe) -> Result:
 
 
 def program_config(recipe: Recipe) -> ReprogramConfig:
-    """The ReprogramConfig of a recipe."""
+    """The ReprogramConfig of a recipe; labels that it does not name are those of its folders of sounds."""
+    labels = source.folder_labels(recipe.data)
     if recipe.preset is not None:
-        return ReprogramConfig.from_preset(recipe.preset, **recipe.options)
-    return ReprogramConfig.from_dict(recipe.config)
+        mapping = presets.preset(recipe.preset)["config"]["mapping"]["type"]
+        classes = options_class("mapping", mapping).problem_type is None  # else its labels are letters
+        own = {"labels": labels} if labels and classes and presets.takes_labels(recipe.preset) else {}
+        return ReprogramConfig.from_preset(recipe.preset, **{**own, **recipe.options})
+    config = ReprogramConfig.from_dict(recipe.config)
+    if config.labels is None and labels and config.problem_type == "single_label_classification":
+        config.labels = labels
+        config.validate()
+    return config
 
 
 def wanted_columns(config: ReprogramConfig, given: Mapping[str, str]) -> list[str]:

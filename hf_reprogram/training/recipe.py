@@ -36,7 +36,7 @@ class DataRecipe:
 
     Args:
         train: a file, several, or a pattern (json, jsonl, csv, tsv, parquet, each also .gz); a folder that has one of
-            sounds for every label; or a Hub name.
+            sounds for every label, whose names are the labels where the config has none; or a Hub name.
         validation: likewise. None takes `validation_share` of train, seeded and stratified.
         split, validation_split: of a Hub name, in datasets' words (`train[:1000]`). `validation_split` without
             `validation` is a split of the same dataset as train.

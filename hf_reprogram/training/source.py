@@ -56,6 +56,15 @@ def load(data: DataRecipe, wanted: Sequence[str], labels: Sequence[str] | None, 
     return Source(train, validation, names)
 
 
+def folder_labels(data: DataRecipe) -> list[str] | None:
+    """Names of the folders of sounds in `data.train`, sorted; None where it is no such folder."""
+    from ..data.audio import sounds_in
+
+    if not isinstance(data.train, str) or not Path(data.train).is_dir():
+        return None
+    return sorted({row["label"] for row in sounds_in(data.train) if "label" in row}) or None
+
+
 def labelled(
     data: DataRecipe, wanted: Sequence[str], labels: Sequence[str] | None, where: str
 ) -> tuple[Any, list[str] | None]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 import hf_reprogram as hr
 from hf_reprogram.cli import main
 from hf_reprogram.cli._page import page
-from hf_reprogram.testing import tiny
+from hf_reprogram.testing import AUDIO_ROWS, tiny
 
 
 Capture = pytest.CaptureFixture
@@ -191,3 +193,44 @@ def test_a_sound_says_how_loud_it_is(tmp_path: Path, capsys: Capture) -> None:
     assert main(["inspect", str(tmp_path / "program"), "--base", str(tmp_path / "base")]) == 0
     shown = capsys.readouterr().out
     assert "sound     hertz 0, gain dB 0" in shown and "          hertz 8000, gain dB 0" in shown
+
+
+@pytest.fixture(scope="module")
+def hearing(saved: Callable[..., Path]) -> Path:
+    """A program of sound, and a clip."""
+    folder = saved(
+        hr.ReprogramConfig(
+            program="waveform", mapping={"type": "linear", "on": "classes", "solver": "gradient"},
+            labels=["a", "b"], canvas={"samples": 3200},
+        ),
+        "wav2vec2-classifier",
+    )  # fmt: skip
+    row = AUDIO_ROWS[0]["audio"]
+    soundfile.write(folder / "clip.wav", row["array"], row["sampling_rate"])
+    return folder
+
+
+class TestFigure:
+    """`--figure FILE`, of the mapping, or with `--audio` of the program and a sound."""
+
+    def test_it_is_left_beside_the_page(self, hearing: Path, tmp_path: Path, capsys: Capture) -> None:
+        sizes = []
+        for name, more in (("mapping.png", []), ("program.png", ["--audio", str(hearing / "clip.wav")])):
+            assert main(["inspect", str(hearing / "program"), "--figure", str(tmp_path / name), *more]) == 0
+            assert "canvas    3,200 samples" in capsys.readouterr().out
+            made = (tmp_path / name).read_bytes()
+            assert made.startswith(b"\x89PNG")
+            sizes.append(int.from_bytes(made[16:20], "big"))
+        assert sizes[0] != sizes[1]  # they are two figures
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["--audio", "clip.wav"], "--audio: given without --figure"),
+            (["--figure", "x.wav"], "--figure: .*x.wav could not be written .*Expected a .png"),
+            (["--figure", "no/x.png"], "--figure: .*x.png could not be written"),
+        ],
+    )
+    def test_what_cannot_be_drawn(self, hearing: Path, capsys: Capture, arguments: list[str], says: str) -> None:
+        assert main(["inspect", str(hearing / "program"), *arguments]) == 2
+        assert re.search(says, capsys.readouterr().err)

@@ -84,6 +84,23 @@ def test_several_labels_or_numbers_are_all_written(
     assert main(["predict", str(folder / "program"), str(tmp_path / "rows.txt")]) == 0
     (answer,) = _answers(capsys.readouterr().out)
     assert sorted(a["label"] for a in answer["top"]) == ["a", "b", "c"]
+    if problem == "regression":
+        assert "labels" not in answer
+    else:
+        assert answer["labels"] == [a["label"] for a in answer["top"] if a["score"] > 0.5]
+
+
+def test_options_stand_before_or_after_the_file(program: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "rows.txt").write_text("my phone broke\n")
+    base, rows = ["--base", str(program.parent / "base")], str(tmp_path / "rows.txt")
+    said = []
+    for arguments in ([str(program), rows, *base], [str(program), *base, rows], [*base, str(program), rows]):
+        assert main(["predict", *arguments]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[2] and said[0].count("\n") == 1
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", str(program), *base, rows, "--bsae", "x"])
+    assert "unrecognized arguments: --bsae x" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("bad", ["", "{", '{"text": ""}', '{"text": 3, "x": \n', '{"txt": "a"}', "[]"])
@@ -184,13 +201,16 @@ def test_rows_of_like_length_run_together(monkeypatch: pytest.MonkeyPatch) -> No
     """Chunks hold several batches, so that there is something to sort; a pause ends one early."""
     taken = []
 
-    def classify(rows: list, batch_size: int) -> list:
+    def predicted(rows: list, batch_size: int, top_k: int, progress: bool) -> list:
         taken.append(len(rows))
         return [{"label": "x", "score": 1.0}] * len(rows)
 
     collator = SimpleNamespace(lay_out=lambda rows: None)
     kind = "single_label_classification"
-    classify.model = SimpleNamespace(columns=lambda: ["text"], collator=lambda: collator, problem_type=lambda: kind)
+    model = SimpleNamespace(
+        columns=lambda: ["text"], collator=lambda: collator, problem_type=lambda: kind, predict=predicted
+    )
+    classify = SimpleNamespace(model=model)
     options = SimpleNamespace(text=None, batch_size=4, top_k=None)
     reader, writer = os.pipe()
     os.write(writer, b"a\n" * 40)

@@ -179,11 +179,6 @@ def test_the_verdict_says_what_simpler_ways_reach():
     )
 
 
-def test_amplitudes_of_a_period():
-    found = 20 * np.log10(demo_speech_report.amplitudes(hum(np.arange(PERIOD)))[1:4])
-    np.testing.assert_allclose(found, 20 * np.log10([0.3, 0.18, 0.12]), atol=1e-6)
-
-
 @pytest.mark.parametrize("damaged", ["{", "3", '["a"]'])
 def test_a_damaged_table_is_written_anew_and_said_so(damaged: str, tmp_path: Path, capsys: pytest.CaptureFixture):
     assert demo_speech.rows_of_others(tmp_path) == []

@@ -201,7 +201,7 @@ class TestExplain:
         assert {r["label"]: r["signal to program dB"] for r in page["ratios"]} == pytest.approx(
             {"negative": 20.0, "positive": 40.0}, abs=1e-3
         )
-        assert "label negative, signal to program dB 20" in str(page)
+        assert "label negative, rows 1, signal to program dB 20, lowest 20, highest 20" in str(page)
 
     def test_unlabelled_rows_are_one_group(self) -> None:
         model = model_of({"type": "waveform", "init": "normal"})

@@ -271,4 +271,17 @@ def test_a_recipe_of_sound(tmp_path: Path) -> None:
         result = job.run(load(tmp_path / "heard.yaml"))
     again = hr.AutoReprogramModel.from_pretrained(tmp_path / "out")
     assert torch.equal(again.score(AUDIO_ROWS), result.model.score(AUDIO_ROWS))
-    assert "3,200 samples, level peak" in (tmp_path / "cards" / "heard.md").read_text()
+    card = (tmp_path / "cards" / "heard.md").read_text()
+    assert "3,200 samples, level peak" in card
+    heard = result.record["signal_to_program_dB"]  # of the validation part
+    assert list(heard) == ["negative", "positive"] and 0 < min(heard.values()) < 100
+    assert f"| signal to program dB | negative {heard['negative']:.6g}, positive" in card
+
+    # Labels that nothing names are the folders'.
+    assert job.program_config(load(tmp_path / "heard.yaml", ["config.labels=null"])).labels == ["negative", "positive"]
+    other = ["config=null", "preset=voice2series"]
+    assert job.program_config(load(tmp_path / "heard.yaml", other)).labels == ["negative", "positive"]
+    named = [*other, "options.labels=[positive, negative]"]
+    assert job.program_config(load(tmp_path / "heard.yaml", named)).labels == ["positive", "negative"]
+    with pytest.raises(ConfigError, match="labels=None"):  # its labels are letters
+        job.program_config(load(tmp_path / "heard.yaml", [*other[:1], "preset=cross_lingual_asr"]))

@@ -16,7 +16,7 @@ import pytest
 
 from hf_reprogram.errors import DataError
 from hf_reprogram.training.recipe import DataRecipe
-from hf_reprogram.training.source import Source, load, set_aside
+from hf_reprogram.training.source import Source, folder_labels, load, set_aside
 
 
 LABELS = ["negative", "positive"]
@@ -131,6 +131,15 @@ def test_a_stream(tmp_path: Path) -> None:
     first, again = list(found.train), list(found.train)
     assert first == again and set(first[0]) == {"text", "label"}
     assert sorted(row["text"] for row in first) == sorted(row["text"] for row in ROWS)
+
+
+def test_folders_of_sounds_name_the_labels(tmp_path: Path) -> None:
+    for name in ("yes/1.wav", "yes/2.WAV", "no/deep/3.flac", "loose.wav", "texts/note.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert folder_labels(DataRecipe(str(tmp_path))) == ["deep", "yes"]  # the folder that holds the file
+    for other in (str(tmp_path / "texts"), "owner/data", [str(tmp_path)]):
+        assert folder_labels(DataRecipe(other)) is None
 
 
 def _rows(values: list[Any]) -> list[dict[str, Any]]:

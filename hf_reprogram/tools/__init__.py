@@ -1,0 +1,1 @@
+"""What goes around programs: nothing else in the package needs these."""

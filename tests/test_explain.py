@@ -1,0 +1,103 @@
+"""Explain: what programs and mapping mean; how loud sounds are against a program, label by label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hf_reprogram.config import ReprogramConfig
+from hf_reprogram.errors import UsageError
+from hf_reprogram.model import ReprogramModel, get_reprogram_model
+from hf_reprogram.testing import AUDIO_ROWS, build, program_config, tiny
+
+
+CANVAS = 3200
+
+
+def _model(
+    program: Any, family: str = "hubert-encoder", kind: str = "single_label_classification", samples: int = CANVAS
+) -> ReprogramModel:
+    mapping = {"type": "linear", "pool": "mean", "solver": "gradient"}
+    config = ReprogramConfig(
+        program=program, mapping=mapping, labels=["quiet", "loud"], problem_type=kind, canvas={"samples": samples}
+    )
+    base, processor = tiny(family)
+    return get_reprogram_model(base, config, processor)
+
+
+def _row(amplitude: float, label: Any, samples: int = CANVAS) -> dict[str, Any]:
+    wave = np.full(samples, amplitude, dtype=np.float32)
+    return {"audio": {"array": wave, "sampling_rate": 16000}, "label": label}
+
+
+def _constant(model: ReprogramModel, value: float) -> None:
+    with torch.no_grad():
+        for parameter in model.active_programs()[0].parameters():
+            parameter.fill_(value)
+
+
+def test_of_text_it_prints_the_mapping_with_its_token_ids() -> None:
+    model = build(program_config("prompt"), "llama")
+    page = str(model.explain())
+    token = model.processing_class(" bad", add_special_tokens=False)["input_ids"][0]
+    assert f"' bad': {token}" in page and "slot   4" in page
+
+
+class TestRatios:
+    def test_rows_of_a_label_are_taken_together(self) -> None:
+        """Energies of 0.1 and 0.3 beside 0.01 each: 20 and 29.5 dB; of both 10 log10((0.01 + 0.09) / 0.0002)."""
+        model = _model("waveform")
+        _constant(model, 0.01)
+        found = model.explain([_row(0.1, "loud"), _row(0.3, "loud"), _row(0.01, "quiet")])["ratios"]
+        assert [(row["label"], row["rows"]) for row in found] == [("quiet", 1), ("loud", 2)]  # labels in their order
+        quiet, loud = found
+        assert quiet["signal to program dB"] == quiet["lowest"] == pytest.approx(0, abs=1e-4)
+        assert loud["signal to program dB"] == pytest.approx(10 * np.log10(0.1 / 2e-4), abs=1e-4)
+        assert (loud["lowest"], loud["highest"]) == pytest.approx((20, 20 * np.log10(30)), abs=1e-4)
+
+    def test_a_row_of_several_labels_counts_for_each(self) -> None:
+        model = _model("waveform", kind="multi_label_classification")
+        _constant(model, 0.01)
+        found = model.explain([_row(0.1, ["loud", "quiet"]), _row(0.1, ["loud"])])["ratios"]
+        assert [(row["label"], row["rows"]) for row in found] == [("quiet", 1), ("loud", 2)]
+
+    def test_numbers_and_no_labels_are_one_group(self) -> None:
+        for kind, label in (("regression", [1.0, 2.0]), ("single_label_classification", None)):
+            model = _model("waveform", kind=kind)
+            _constant(model, 0.01)
+            (row,) = model.explain([_row(0.1, label)])["ratios"]
+            assert row["label"] == "all rows" and row["signal to program dB"] == pytest.approx(20, abs=1e-4)
+
+    def test_integers_by_their_names(self) -> None:
+        model = _model("waveform")
+        _constant(model, 0.01)
+        (row,) = model.explain([_row(0.1, 0)], features=["loud", "quiet"])["ratios"]
+        assert row["label"] == "loud"
+
+    @pytest.mark.parametrize("family", ["hubert-encoder", "whisper-classifier"])
+    def test_a_sound_that_is_pushed_on_is_no_difference(self, family: str) -> None:
+        """Where the canvas grows, and where it cannot: only what stands before the sound is added."""
+        model = _model({"type": "waveform_pad", "before": 100, "limit": 1.0}, family)
+        _constant(model, 0.1)
+        (row,) = model.explain([_row(0.1, "loud", 400)])["ratios"]
+        assert row["signal to program dB"] == pytest.approx(10 * np.log10(4), abs=1e-4)
+
+    def test_a_program_that_does_nothing_yet(self) -> None:
+        (row,) = _model("waveform").explain([_row(0.1, "loud")])["ratios"]
+        assert row["signal to program dB"] == 200
+
+    def test_programs_that_change_no_wave_have_none(self) -> None:
+        said = "explain.rows.*no program that changes a wave: "
+        with pytest.raises(UsageError, match=said + "latent_shift"):
+            _model("latent_shift").explain(AUDIO_ROWS)
+        with pytest.raises(UsageError, match=said + "prompt"):
+            build(program_config("prompt"), "llama").explain(["good"])
+
+    def test_rows_of_another_program_are_refused(self) -> None:
+        model = _model("waveform")
+        model.add_adapter("other", model.peft_config["default"])
+        with pytest.raises(UsageError, match=r"rows\[1\]\['adapter'\]: program 'other'.*'default'.*set_adapter"):
+            model.explain([_row(0.1, "loud"), {**_row(0.1, "loud"), "adapter": "other"}])
