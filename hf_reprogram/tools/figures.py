@@ -274,7 +274,7 @@ def plot_mapping(model: Any, ax: Any = None, most: int = 40) -> Any:
         The Figure.
 
     Raises:
-        UsageError: a mapping that must be fitted first, or one that reads no source labels.
+        UsageError: a mapping that must be fitted first, or one that reads no source labels; `most` below 1.
         ConfigError: matplotlib is missing.
 
     Example:
@@ -282,6 +282,8 @@ def plot_mapping(model: Any, ax: Any = None, most: int = 40) -> Any:
         hr.plot_mapping(model).savefig("mapping.png")
     """
     mapping = model.active_mapping()
+    if not isinstance(most, int) or most < 1:
+        raise UsageError("plot_mapping(most)", f"{most!r}", "a whole number from 1")
     if mapping.needs_fit:
         raise UsageError("plot_mapping(model)", "a mapping that must be fitted", "a fitted one", "fit_mapping(rows)")
     found = mapping.weights()

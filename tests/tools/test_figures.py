@@ -262,6 +262,8 @@ class TestMapping:
         state = {"type": "linear", "pool": "mean", "solver": "gradient"}
         with pytest.raises(UsageError, match="'linear' reads nothing that has names.*classes, words or tokens"):
             hr.plot_mapping(_model("none", mapping=state))
+        with pytest.raises(UsageError, match=r"plot_mapping\(most\): 0"):
+            hr.plot_mapping(_model("none"), most=0)
 
     def test_it_draws_into_axes(self) -> None:
         ax = Figure().add_subplot()
