@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import hf_reprogram as hr
 from hf_reprogram.backbone import backbone_of
@@ -58,6 +59,24 @@ def test_a_speech2text_too() -> None:
     alone = Batch(input_values=wave[:1], answer_ids=torch.tensor([[*written, 3][:4]]))
     by_hand = backbone.run(alone, Reading("text")).values.mean().exp()
     assert score == pytest.approx(by_hand.item(), rel=1e-4)
+
+
+def test_no_tensor_of_the_vocabularys_size_is_made() -> None:
+    """Neither in training's forward nor in its backward; only writing makes one at each step."""
+    model, seen = _model("moonshine-seq2seq", "waveform"), []
+    columns = model.collator()(AUDIO_ROWS)
+
+    class Look(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            for each in made if isinstance(made, tuple | list) else (made,):
+                if isinstance(each, torch.Tensor) and each.ndim and each.shape[-1] == model.backbone.head.size:
+                    seen.append(tuple(each.shape))
+            return made
+
+    with Look():
+        model(**columns).loss.backward()
+    assert not seen
 
 
 @pytest.mark.parametrize("family", WRITERS)
