@@ -288,9 +288,9 @@ def speech() -> str:
         f"Untaught, ten English words by Moonshine's own label words: raw {_spanned(words[0])}, calibrated on "
         f"unlabelled clips {_spanned(words[1])}.",
         "",
-        f"Whisper-tiny.en on a canvas of one second {_spanned(second)}, on its own half minute {_spanned(half_minute)}: "
-        "mean and deviation over time, 40 Arabic commands from two clips of each, three test clips of each. On the half "
-        "minute they are mostly of the silence behind the clip.",
+        f"Whisper-tiny.en on a canvas of one second {_spanned(second)}, on its own half minute "
+        f"{_spanned(half_minute)}: mean and deviation over time, 40 Arabic commands from two clips of each, three "
+        "test clips of each. On the half minute they are mostly of the silence behind the clip.",
         "",
         f"`{found['command']}` at {found['commit'][:12]}.",
     ]
