@@ -24,7 +24,8 @@ class Batch:
         embeds: (batch, time, width) source embeddings, once something has embedded.
         slot_index: (batch, time) number of the slot at each position, -1 where there is none.
         answer_index: (batch,) or (batch, tokens) position that the mapping reads; -1 where a row has fewer.
-        answer_ids: (batch, tokens) the tokens of a label word whose probability is read there; -1 where it has fewer.
+        answer_ids: (batch, tokens) the tokens of a label word whose probability is read there, or of the text that a
+            model that hears is to write; below 0 where it has fewer.
         input_values: (batch, samples) a wave in plain amplitude, on its canvas.
         signal_mask: (batch, samples) whether the row's own signal sits there.
         offset: (batch,) number of the canvas's first sample on the source's own clock, where rows say it.
@@ -79,6 +80,9 @@ class Reading:
     - `frames`: the logits of a CTC head: (batch, frames, vocabulary).
     - `frame_states`: hidden vectors of a model that hears: (batch, frames, dim), of `layer`. Both have a mask: frames
       behind the end of the row's signal are none.
+    - `text`: log-probabilities of the tokens of a row's own text (`answer_ids`), each after those before it, by the
+      decoder of a model that hears: (batch, tokens), 0 where there is none. `language` is what a multilingual one is
+      asked for.
     - `sequence`: log-probabilities of the tokens of a label word at their positions: (batch, tokens), 0 where there
       is none.
     - `base`: the base's own output, untouched.
@@ -89,6 +93,7 @@ class Reading:
     pool: str = "answer"
     layer: int | None = None
     parts: int = 1
+    language: str | None = None
 
 
 @dataclass

@@ -149,7 +149,7 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
         if own is not None and given in (own, PROBLEM_TYPES[0]):
             self.problem_type = own
         elif own != given and "transcription" in (own, given):
-            what, fix = f"{given!r} with the mapping {name!r}", "a mapping that writes texts: ctc"
+            what, fix = f"{given!r} with the mapping {name!r}", "a mapping that writes texts: ctc, transcript"
             raise ConfigError("ReprogramConfig.problem_type", what, own or "the kind of its targets", fix)
 
     def _check_labels(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -147,6 +148,8 @@ class Reprogrammed(nn.Module):
         if readings[0][1].kind == "base":
             extra = {} if labels is None else {"labels": labels}
             return self.backbone.base_output(self.program(batch, self.backbone), **extra)
+        if labels is not None and readings[0][1].kind == "text":  # teacher forcing
+            batch = replace(batch, answer_ids=labels)
         return self._mapped(batch, self._readouts(batch, readings), labels, num_items_in_batch)
 
     def _readouts(self, batch: Batch, readings: list[tuple[list[int] | None, Any]]) -> list[Readout]:

@@ -162,7 +162,7 @@ class MappingLayer(_Site):
             owners += (rows or [])[:: self.entries[name].rows_per_example]
         if len(parts) == 1:
             return parts[0]
-        if any(p.ndim > 2 for p in parts):
+        if any(self.entries[name].problem_type == "transcription" for name, _ in groups):
             what = "programs that write texts beside others in one forward pass"
             raise UsageError("adapter_names", what, "one program per pass", "predict(rows) takes rows of several")
         classes = max(p.shape[1] for p in parts)

@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..batch import Batch, Reading, Readout
 from ..errors import BaseModelError, ConfigError, UsageError, did_you_mean
 from .base import Backbone
+from .decoder import Decoder
 from .families import SPECTRA_AS_WAVES, Family
 from .frontend import Frontend, frontend_of
 from .heads import Head
@@ -62,8 +63,10 @@ class AudioBackbone(Backbone):
         self._shorter: dict[int, Frontend] = {}
         self._check_extractor()
         self._in_force: tuple[tuple[str, Any], ...] = ()
+        self.decoder: Decoder | None = None
         if "rows" in self.gives:
             self.head = Head(base, Family(body="model", embed="", head=self._path_of(base.get_output_embeddings())))
+            self.decoder = Decoder(base, self.head)
 
     def _check_extractor(self) -> None:
         """Raise where the extractor makes what the base does not take; AST alone takes spectra under a wave's name."""
@@ -158,16 +161,10 @@ class AudioBackbone(Backbone):
         """Where inputs must lie."""
         return self.base.device
 
-    @cached_property
+    @property
     def decoder_prefix(self) -> tuple[int, ...]:
         """Token ids that the decoder reads before its first word; () for bases without a decoder."""
-        if self.kind != "speech-seq2seq":
-            return ()
-        made, known = [self.base.config.decoder_start_token_id], self.base.generation_config
-        if getattr(known, "is_multilingual", False):  # Whisper: the language and the task stand before the words
-            made += [known.lang_to_id["<|en|>"], known.task_to_id["transcribe"]]
-        silent = getattr(known, "no_timestamps_token_id", None)
-        return tuple(made if silent is None else [*made, silent])
+        return () if self.decoder is None else self.decoder.prompt()
 
     @property
     def facts(self) -> AudioFacts:
@@ -256,6 +253,8 @@ class AudioBackbone(Backbone):
                 return Readout(self._state(inputs, reading), kind="state")
             if reading.kind == "rows":
                 return Readout(self._rows(inputs, reading), kind="rows")
+            if reading.kind == "text":
+                return Readout(self._text(inputs, batch.answer_ids, reading), kind="text")
             if reading.kind == "frame_states":
                 values = self._states(inputs, reading.layer).float()
             else:  # classes or frames
@@ -275,7 +274,7 @@ class AudioBackbone(Backbone):
 
     def _state(self, inputs: dict[str, Tensor], reading: Reading) -> Tensor:
         if reading.pool in ("answer", "head"):  # of the decoder's first free step
-            hidden = self._decoded(inputs)
+            hidden = self.decoder.first(inputs)
             return hidden if reading.pool == "answer" else self.head.transform(hidden)
         states = self._states(inputs, reading.layer)
         steps = 1 if states.ndim == 2 else states.shape[1]
@@ -297,16 +296,15 @@ class AudioBackbone(Backbone):
             found.hidden_states[-1 if layer is None else self.layer_index(layer)] if deep else found.last_hidden_state
         )
 
-    def _decoded(self, inputs: dict[str, Tensor]) -> Tensor:
-        """The decoder's state before its first word, (batch, dim)."""
-        batch = len(next(iter(inputs.values())))
-        prefix = torch.tensor(self.decoder_prefix, device=self.device).expand(batch, -1)
-        found = self.base.base_model(**inputs, decoder_input_ids=prefix, use_cache=False)
-        return found.last_hidden_state[:, -1]
+    def _text(self, inputs: dict[str, Tensor], ids: Tensor | None, reading: Reading) -> Tensor:
+        if ids is None:
+            fix = "predict(rows) writes one"
+            raise UsageError("labels", "missing: a text's probability is asked for", "rows with their texts", fix)
+        return self.decoder.log_probs(inputs, ids, reading.language)
 
     def _rows(self, inputs: dict[str, Tensor], reading: Reading) -> Tensor:
         ids = None if reading.ids is None else torch.tensor(reading.ids, device=self.device)
-        return self.head.logits(self.head.transform(self._decoded(inputs)), ids)  # (batch, rows)
+        return self.head.logits(self.head.transform(self.decoder.first(inputs)), ids)  # (batch, rows)
 
     def base_output(self, batch: Batch, **kwargs: Any) -> Any:
         """The base's own output (its ModelOutput)."""
@@ -323,6 +321,11 @@ class AudioBackbone(Backbone):
             raise UsageError("generate", f"{type(self.base).__name__} writes no text", "a speech seq2seq base")
         with self._as_long_as(batch), self._hooked(batch.hooks):
             return self.base.generate(**self._inputs(batch), **kwargs)
+
+    def write(self, batch: Batch, language: str | None, most: int | None) -> list[tuple[list[int], float]]:
+        """What the decoder writes of each row: `Decoder.write`."""
+        with self._as_long_as(batch), self._hooked(batch.hooks):
+            return self.decoder.write(self._inputs(batch), language, most)
 
     # Inside the base, for one call
 

@@ -88,7 +88,7 @@ AUDIO_KINDS: dict[str, Kind] = {
         (MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,),
         "AutoModelForSpeechSeq2Seq",
         "decoder",
-        frozenset({"rows", "state", "frame_states", "base"}),
+        frozenset({"rows", "state", "frame_states", "text", "base"}),
     ),
     "speech-encoder": Kind((MODEL_MAPPING,), "AutoModel", "none", frozenset({"state", "frame_states", "base"})),
 }

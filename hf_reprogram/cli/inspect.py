@@ -93,6 +93,7 @@ def facts(name: str, folder: Path, config: Any, tensors: dict[str, Any]) -> dict
             "chosen": [f.name for f in dataclasses.fields(options) if _chosen(options, f)],
         }
 
+    answers = config.labels or config.problem_type == "transcription"
     sizes = {f: (Path(folder) / f).stat().st_size for f in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE) if _there(folder, f)}
     fingerprint, given = config.fingerprint or {}, "FILE" if config.canvas is None else "--audio SOUND"
     return {
@@ -116,7 +117,7 @@ def facts(name: str, folder: Path, config: Any, tensors: dict[str, Any]) -> dict
         },
         "use": [
             f"hr.AutoReprogramModel.from_pretrained({json.dumps(name, ensure_ascii=False)})",
-            *([f"hf-reprogram predict {shlex.quote(name)} {given}"] if config.labels else []),
+            *([f"hf-reprogram predict {shlex.quote(name)} {given}"] if answers else []),
         ],
         "training": config.training,
         "fingerprint": config.fingerprint,

@@ -9,9 +9,9 @@ A program that writes texts gives `text` and `score`.
 
 For a base that hears, rows have a path in `audio`, or numbers in `series`; a plain line is a path.
 
-The row's own columns come first, as they were; one that is itself called `label`, `score` or `top` becomes
-`input_label` and so on. Where a row may have several labels, or numbers, `top` lists them all; `labels` names those of
-a probability above one half.
+The row's own columns come first, as they were; one that is itself called `label`, `labels`, `score` or `top`
+becomes `input_label` and so on. Where a row may have several labels, or numbers, `top` lists them all; `labels` names
+those of a probability above one half.
 
 Rows are answered as they come: the pipe may have no end, and a person may type them. The first line that cannot be
 used ends the run with its number; the answers to the lines before it are written.

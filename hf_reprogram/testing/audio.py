@@ -20,7 +20,7 @@ _CONVS = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_em
 _D_MODEL = {
     "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "vocab_size": 100,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+    "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 2,
 }  # fmt: skip
 
 Made = Callable[[], tuple[Any, Any]]
@@ -38,6 +38,7 @@ def _wav2vec2_ctc() -> tuple[Any, Any]:
 
 def _whisper(cls: type) -> Made:
     facts = {"max_source_positions": 50, "max_target_positions": 16, "num_labels": 7, "classifier_proj_size": 16}
+    facts["begin_suppress_tokens"] = None  # which the defaults of Whisper take from its own vocabulary
     return lambda: (
         cls(t.WhisperConfig(**_D_MODEL, **facts)),
         t.WhisperProcessor(t.WhisperFeatureExtractor(chunk_length=1), word_tokenizer("bytes")),
@@ -47,8 +48,8 @@ def _whisper(cls: type) -> Made:
 def _moonshine() -> tuple[Any, Any]:
     config = t.MoonshineConfig(
         vocab_size=100, hidden_size=32, intermediate_size=48, encoder_num_hidden_layers=2, decoder_num_hidden_layers=2,
-        encoder_num_attention_heads=4, decoder_num_attention_heads=4, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        decoder_start_token_id=1,
+        encoder_num_attention_heads=4, decoder_num_attention_heads=4, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+        decoder_start_token_id=2,
     )  # fmt: skip
     extractor = t.Wav2Vec2FeatureExtractor(do_normalize=False)
     return t.MoonshineForConditionalGeneration(config), t.Wav2Vec2Processor(extractor, word_tokenizer("bytes"))

@@ -67,9 +67,10 @@ def plot_program(model: Any, row: Any, figure: Any = None) -> Any:
         plot_wave({name: wave}, heard.rate, panels[name])
         panels[name].set(ylim=(-1.05 * loudest, 1.05 * loudest))
         panels[name].set_title(TITLES[name], fontsize=9)
-        at = np.arange(len(wave)) / heard.rate
-        panels[name].fill_between(
-            at, 0, 1, where=heard.here, transform=panels[name].get_xaxis_transform(), color="0.92", zorder=0
+        spans = np.flatnonzero(np.diff(heard.here, prepend=False, append=False)).reshape(-1, 2) / heard.rate
+        whole_height = panels[name].get_xaxis_transform()
+        panels[name].broken_barh(
+            [(a, b - a) for a, b in spans], (0, 1), transform=whole_height, color="0.92", zorder=0
         )
     if "spectrum" in panels:
         plot_spectrum(waves, heard.rate, panels["spectrum"])
@@ -273,7 +274,7 @@ def plot_mapping(model: Any, ax: Any = None, most: int = 40) -> Any:
         The Figure.
 
     Raises:
-        UsageError: a mapping that must be fitted first, or one that reads no source labels.
+        UsageError: a mapping that must be fitted first, or one that reads no source labels; `most` below 1.
         ConfigError: matplotlib is missing.
 
     Example:
@@ -281,6 +282,8 @@ def plot_mapping(model: Any, ax: Any = None, most: int = 40) -> Any:
         hr.plot_mapping(model).savefig("mapping.png")
     """
     mapping = model.active_mapping()
+    if not isinstance(most, int) or most < 1:
+        raise UsageError("plot_mapping(most)", f"{most!r}", "a whole number from 1")
     if mapping.needs_fit:
         raise UsageError("plot_mapping(model)", "a mapping that must be fitted", "a fitted one", "fit_mapping(rows)")
     found = mapping.weights()

@@ -28,11 +28,16 @@ def labels_of(rows: Rows) -> list[str]:
     return [row["label"] for row in rows]
 
 
+def unlabelled(rows: Rows) -> Rows:
+    """The same without their labels."""
+    return [{k: v for k, v in row.items() if k != "label"} for row in rows]
+
+
 class Hearer:
     """The frozen base, a program, a mapping.
 
     Args:
-        program: its options; `none` for the map alone.
+        program: its options, or those of several; `none` for the map alone.
         mapping: its options.
         labels: names, where the mapping has none of its own.
         seed: of the program's start, and of the order of training.
@@ -47,10 +52,20 @@ class Hearer:
         config = hr.ReprogramConfig(program=program, mapping=mapping, labels=labels, canvas=SECOND)
         self.model, self.seed = hr.get_reprogram_model(base, config, processing_class=processor, seed=seed), seed
 
+    def equalise(self, heard: Rows, wanted: Rows) -> None:
+        """Start the first program, a filter, as an equaliser from unlabelled clips."""
+        waves = (self.model.collator()(unlabelled(rows))["input_values"] for rows in (heard, wanted))
+        self.model.active_programs()[0].estimate(*waves)
+
     def learn(self, few: Rows, epochs: int) -> None:
-        """Teach what trains, every part at its own rate; then estimate a mapping that is estimated, through it."""
+        """Teach what trains, every part at its own rate; then estimate a mapping that is estimated, through it.
+
+        Args:
+            few: labelled clips.
+            epochs: 0 teaches nothing.
+        """
         rates = self.model.learning_rates()
-        if rates:  # Trainer estimates a mapping before the first step too
+        if rates and epochs:  # Trainer estimates a mapping before the first step too
             _train(self.model, few, epochs, self.seed)
         if "mapping" not in rates:
             self.model.fit_mapping(few)

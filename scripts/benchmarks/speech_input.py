@@ -2,14 +2,15 @@
 """Where a program of the input pays on a frozen recogniser: clips that came through a channel, and new words.
 
 Moonshine-tiny hears ten English words through a known channel (speech_channels.py), where its label words fail. Ten
-labelled clips of each word teach a program: a filter, a network on the wave, an added sound, vectors in the encoder.
-Beside it, from the same clips: the words alone, calibrated on them; a ridge on the encoder's states; the same program
-on random weights; an equaliser, which needs no model. Then the programs go as they are to Arabic through the same
-channel, where a ridge learns forty commands from one, two or five clips of each. Last, programs taught on Arabic clips
-that came through no channel, together with their map.
+clips of each word are there to learn from. Labels teach a filter, vectors inside the encoder, a network on the wave;
+without labels or training, a filter begins as an equaliser (`estimate`), alone or with vectors taught behind it.
+Beside them, from the same clips: the words alone, calibrated on them; a ridge on the encoder's states; a program on
+random weights; an equaliser in another form, which needs no model. Then the programs go as they are to Arabic through
+the same channel, where a ridge learns forty commands from one, two or five clips of each. Last, programs taught on
+Arabic clips that came through no channel, together with their map.
 
-Every program trains at its own default rate. Channel, words' calibration, batch and epochs were fixed on validation
-clips of seed 0; a test clip chooses nothing.
+Every part trains at its own default rate. Channel, programs, batch and epochs were chosen on validation clips and one
+draw of training clips; a test clip chooses nothing.
 
     python scripts/fetch_models.py moonshine-tiny
     python scripts/benchmarks/speech_input.py      # half an hour on an idle core; saves after every cell, resumes
@@ -23,6 +24,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # demo.py and fetch_models.py
@@ -45,13 +47,16 @@ import hf_reprogram as hr
 ABOUT = "Frozen Moonshine-tiny hears clips through a channel, with and without a program; accuracy in percent."
 LABEL_WORDS = hr.VerbalizerConfig(words=WORDS, reduce="logsumexp", calibration="words")
 JOINT = hr.LinearConfig(on="state", pool="statistics", solver="gradient", start="ridge")
+EQUALISER = "equaliser"  # programs of this name begin as one, from unlabelled clips
 PROGRAMS = {
+    EQUALISER: hr.WaveformFirConfig(),
+    f"{EQUALISER} and shift": [hr.WaveformFirConfig(), hr.LatentShiftConfig(layers=None)],
     "filter": hr.WaveformFirConfig(),
     "shift": hr.LatentShiftConfig(layers=None),
     "network": hr.WaveformConvConfig(),
     "frames": hr.LatentInsertConfig(),
-    "sound": hr.WaveformConfig(),
 }
+ENGLISH = " of English"  # behind a program that was taught on English
 PROBE = " + probe"  # behind a method whose states are read by a ridge
 TESTED = 1000  # seed of the noise on test clips; those of training clips are the draws'
 
@@ -86,6 +91,10 @@ class Plan:
         """Test clips, the same for all, through a channel."""
         return channel.through(some(read(task, "test", self.data), self.judged[task is ARABIC], 0), TESTED)
 
+    def clean(self) -> Rows:
+        """English clips that came through no channel; their labels are not used."""
+        return read(TEN, "validation", self.data)
+
 
 def some(rows: Rows, shots: int, seed: int) -> Rows:
     """So many of each label."""
@@ -99,12 +108,14 @@ def english(plan: Plan, channel: Channel, name: str | None, seed: int, random: b
     """A program taught on few English clips of a channel, judged there and before Arabic ones; None: no program."""
     hearer = Hearer(PROGRAMS[name] if name else "none", LABEL_WORDS, seed=seed, random=random)
     few, test = plan.few(TEN, channel, plan.labelled, seed), plan.test(TEN, channel)
-    hearer.learn(few, plan.epochs)
+    if name and name.startswith(EQUALISER):
+        hearer.equalise(few, plan.clean())
+    hearer.learn(few, 0 if name == EQUALISER else plan.epochs)
     task, kind = f"{TEN.name}, {channel.name}", "random_source" if random else "ours"
     yield kept(task, seed, f"{kind}:{name}" if name else "map_only", hearer.right(test))
     if not random:
         yield probed(hearer, task, few, test, seed, f"{kind}:{name}{PROBE}" if name else "probe")
-        yield from arabic(plan, hearer, channel, seed, f"ours:{name} of English" if name else "map_only")
+        yield from arabic(plan, hearer, channel, seed, f"ours:{name}{ENGLISH}" if name else "map_only")
     hearer.close()
 
 
@@ -128,13 +139,13 @@ def arabic(plan: Plan, hearer: Hearer, channel: Channel, seed: int, method: str)
 def equalised(plan: Plan, channel: Channel, seed: int) -> Iterator[Row]:
     """No program: clips filtered until their mean spectrum is that of clean clips of the same words."""
     few, test = plan.few(TEN, channel, plan.labelled, seed), plan.test(TEN, channel)
-    filtered = equaliser(few, read(TEN, "validation", plan.data))
+    filtered = equaliser(few, plan.clean())
     few, test = filtered.through(few), filtered.through(test)
     hearer = Hearer("none", LABEL_WORDS)
     hearer.learn(few, 0)
     task = f"{TEN.name}, {channel.name}"
-    yield kept(task, seed, "classical:equaliser", hearer.right(test))
-    yield probed(hearer, task, few, test, seed, f"classical:equaliser{PROBE}")
+    yield kept(task, seed, f"classical:{EQUALISER}", hearer.right(test))
+    yield probed(hearer, task, few, test, seed, f"classical:{EQUALISER}{PROBE}")
     hearer.close()
 
 
@@ -160,23 +171,24 @@ def cells(plan: Plan) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
     """All cells, the wanted ones first."""
     seeds = range(plan.seeds)
     yield "majority", lambda: majority(plan)
-    for name in (None, "filter"):
+
+    def each(name: str | None, channel: Channel = MUFFLED, random: bool = False) -> Iterator[tuple[str, Any]]:
         for s in seeds:
-            yield f"{MUFFLED.name}: {name or 'no program'}, {s}", lambda n=name, s=s: english(plan, MUFFLED, n, s)
+            key = f"{channel.name}: {name or 'no program'}{' on random weights' * random}, {s}"
+            yield key, lambda s=s: english(plan, channel, name, s, random)
+
+    for name in (None, EQUALISER, f"{EQUALISER} and shift"):
+        yield from each(name)
     for s in seeds:
-        yield f"{MUFFLED.name}: equaliser, {s}", lambda s=s: equalised(plan, MUFFLED, s)
-        yield f"{CLEAN.name}: no program, {s}", lambda s=s: english(plan, CLEAN, None, s)
-    for s in seeds:
-        yield f"random weights: filter, {s}", lambda s=s: english(plan, MUFFLED, "filter", s, random=True)
-    for name in ("shift", "network"):
-        for s in seeds:
-            yield f"{MUFFLED.name}: {name}, {s}", lambda n=name, s=s: english(plan, MUFFLED, n, s)
+        yield f"{MUFFLED.name}: classical equaliser, {s}", lambda s=s: equalised(plan, MUFFLED, s)
+    yield from each(None, CLEAN)
+    yield from each("filter")
+    yield from each("shift")
+    yield from each(f"{EQUALISER} and shift", random=True)
+    yield from each("network")
     for name in ("shift", "frames"):
         for s in seeds:
             yield f"Arabic: {name}, {s}", lambda n=name, s=s: taught(plan, n, s)
-    for name in ("frames", "sound"):
-        for s in seeds:
-            yield f"{MUFFLED.name}: {name}, {s}", lambda n=name, s=s: english(plan, MUFFLED, n, s)
 
 
 # What is told -------------------------------------------------------------------------------------------------------
@@ -193,11 +205,11 @@ def summary(found: Sequence[Row]) -> list[Row]:
 
 
 def controls(method: str) -> list[str]:
-    """What a program is compared with, read in the same way; label words with a probe of the same clips too."""
-    way = method.partition(":")[2]
-    if way.endswith(PROBE):
-        return ["probe", f"classical:equaliser{PROBE}"]
-    return ["map_only", "probe", "classical:equaliser", f"random_source:{way}"]
+    """What a program is compared with, read in the same way; label words with a ridge of the same clips too."""
+    ending = next((e for e in (PROBE, ENGLISH) if method.endswith(e)), "")
+    alone = {PROBE: ["probe"], ENGLISH: ["map_only"], "": ["map_only", "probe"]}[ending]
+    others = [f"{kind}:{EQUALISER}{ending}" for kind in ("classical", "ours")]
+    return [other for other in (*alone, *others, method.replace("ours", "random_source", 1)) if other != method]
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -219,7 +231,7 @@ def main(given: Sequence[str] | None = None) -> int:
         "threads": 1,
         "canvas": SECOND,
         "channel": "24 dB an octave above 500 Hz, then white noise 50 dB below",
-        "programs": {name: options.type for name, options in PROGRAMS.items()},
+        "programs": list(PROGRAMS),
         "rates": "the programs' own, cosine",
         "batch": BATCH,
         "epochs": plan.epochs,

@@ -21,6 +21,7 @@ from hf_reprogram.metrics import edit_distance, metrics, text_errors
 from hf_reprogram.testing import AUDIO_FAMILIES, AUDIO_ROWS, tiny
 from hf_reprogram.testing.audio import AUDIO_KIN, CANVAS, _wav2vec2
 from hf_reprogram.testing.helpers import train_step
+from hf_reprogram.tools.figures import plot_mapping
 
 
 LETTERS = list("abdefin")
@@ -176,6 +177,17 @@ class TestLearning:
         assert torch.equal(rows.values, again.values) and rows.values.shape == (6, 9, 31)
         live = model(**model.collator()(AUDIO_ROWS)).loss
         assert model(readout=rows.values, labels=rows.labels).loss.item() == pytest.approx(live.item(), rel=1e-6)
+
+    def test_a_map_of_states_begins_from_nothing_and_learns_faster(self) -> None:
+        assert _model().learning_rates() == {"mapping": 1e-3} and _model(on="state").learning_rate == 1e-2
+
+    def test_its_weights_can_be_drawn(self) -> None:
+        names, weights = _model().active_mapping().weights()
+        assert (
+            weights.shape == (len(LETTERS), len(names)) == (7, 30)
+            and _model(on="state").active_mapping().weights() is None
+        )
+        plot_mapping(_model())
 
     def test_what_is_loaded_writes_the_same(self, tmp_path: Path) -> None:
         model = _model(program="waveform")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_reprogram.backbone import backbone_of
 from hf_reprogram.batch import Batch
-from hf_reprogram.errors import ConfigError
+from hf_reprogram.errors import ConfigError, DataError
 from hf_reprogram.programs.base import WaveProgram, decibels
 from hf_reprogram.registry import build, method_class
 from hf_reprogram.testing import tiny
@@ -64,6 +64,55 @@ def test_a_filter_says_its_gain() -> None:
     assert [r["hertz"] for r in rows] == [1000 * i for i in range(9)]
     assert rows[0]["gain dB"] == pytest.approx(0) and rows[4]["gain dB"] < -100
     assert rows[2]["gain dB"] == pytest.approx(decibels(2**-0.5))
+
+
+class TestEqualiser:
+    """`estimate`: the filter after which some rows have the mean spectrum of others."""
+
+    def rows(self, seed: int = 0) -> Tensor:
+        return torch.randn(8, 4000, generator=torch.Generator().manual_seed(seed))
+
+    def test_of_rows_that_are_too_quiet_it_is_a_factor(self) -> None:
+        program, rows = _program("waveform_fir", taps=9), self.rows()
+        program.estimate(rows, 3 * rows)
+        assert program.response.tolist() == pytest.approx([0, 0, 0, 0, 3, 0, 0, 0, 0], abs=1e-6)
+
+    def test_of_filtered_rows_it_undoes_the_filter(self) -> None:
+        """x[t] + x[t - 1] / 2 has the gain |1 + e^(-iw) / 2|: 1.5 at 0 Hz, 0.5 at 8 kHz."""
+        program, rows = _program("waveform_fir", taps=65), self.rows()
+        channel = rows.clone()
+        channel[:, 1:] += rows[:, :-1] / 2
+        program.estimate(channel, self.rows(seed=1))  # other rows of the same kind
+        gain = torch.fft.rfft(program.response, n=1024).abs()
+        assert gain[[0, 256, 512]].tolist() == pytest.approx([1 / 1.5, 1.25**-0.5, 2.0], rel=0.1)
+        assert _heard(program, channel).std().item() == pytest.approx(rows.std().item(), rel=0.02)
+
+    def test_it_delays_nothing(self) -> None:
+        program = _program("waveform_fir", taps=33)
+        program.estimate(self.rows(), self.rows(seed=1).cumsum(1))
+        assert torch.allclose(program.response, program.response.flip(0), atol=1e-5)
+
+    def test_a_filter_of_one_number_is_the_loudness(self) -> None:
+        program = _program("waveform_fir", taps=1)
+        program.estimate(torch.full((1, 4), 0.5), torch.tensor([[2.0, -2.0]]))
+        assert program.response.item() == pytest.approx(4)
+
+    def test_what_the_channel_left_nothing_of_is_not_raised_without_limit(self) -> None:
+        """A constant has no power above 0 Hz, apart from the window's: 80 dB below is the least that counts."""
+        program = _program("waveform_fir", taps=65)
+        program.estimate(torch.ones(1, 4000), self.rows())
+        assert torch.isfinite(program.response).all() and program.response.abs().max() < 1e4
+
+    @pytest.mark.parametrize(
+        ("waves", "wanted", "told"),
+        [
+            (torch.ones(2, 8), torch.ones(2, 9), r"estimate\(waves\): rows of 8 samples. .*at least 9"),
+            (torch.ones(2, 9), torch.zeros(2, 9), r"estimate\(wanted\): silence"),
+        ],
+    )
+    def test_rows_that_say_nothing_are_refused(self, waves: Tensor, wanted: Tensor, told: str) -> None:
+        with pytest.raises(DataError, match=told):
+            _program("waveform_fir", taps=9).estimate(waves, wanted)
 
 
 def test_a_conv_of_one_channel_by_hand() -> None:

@@ -103,21 +103,27 @@ class TestTable:
         cells = [kept("t", s, m, [i < n for i in range(100)]) for m, n in marks.items() for s in range(3)]
         return {(r.method, r.metric): r for r in speech_input.summary(cells)}
 
+    def compared(self, method: str, told: dict) -> dict[str, float]:
+        return {m.partition("_over:")[2]: row.value for (own, m), row in told.items() if own == method and ":" in m}
+
     def test_a_program_is_compared_with_the_map_alone_and_the_controls(self):
         told = self.told(**{
-            "ours:filter": 80, "map_only": 60, "probe": 50, "classical:equaliser": 85, "random_source:filter": 10,
-            "ours:shift": 62,
+            "ours:filter": 80, "ours:shift": 62, "ours:equaliser": 79, "map_only": 60, "probe": 50,
+            "classical:equaliser": 85, "random_source:filter": 10, "ours:filter + probe": 0,
         })  # fmt: skip
-        gains = {metric.partition(":")[2]: row.value for (method, metric), row in told.items() if ":" in metric
-                 and method == "ours:filter"}  # fmt: skip
-        assert gains == {"map_only": 20, "probe": 30, "classical:equaliser": -5, "random_source:filter": 70}
+        assert self.compared("ours:filter", told) == {
+            "map_only": 20, "probe": 30, "classical:equaliser": -5, "ours:equaliser": 1, "random_source:filter": 70,
+        }  # fmt: skip
         assert told["ours:filter", "accuracy"].note.startswith("sd 0.0; seeds 80.0")
 
-    def test_a_probe_through_a_program_is_compared_with_probes(self):
-        told = self.told(**{"ours:filter + probe": 70, "map_only": 60, "probe": 50, "classical:equaliser + probe": 75})
-        assert {m for method, m in told if method == "ours:filter + probe"} == {
-            "accuracy", "accuracy_gain_over:probe", "accuracy_gain_over:classical:equaliser + probe",
-        }  # fmt: skip
+    def test_a_ridge_through_a_program_is_compared_with_ridges(self):
+        told = self.told(**{"ours:x + probe": 70, "map_only": 60, "probe": 50, "classical:equaliser + probe": 75})
+        assert self.compared("ours:x + probe", told) == {"probe": 20, "classical:equaliser + probe": -5}
+
+    def test_a_program_of_english_is_compared_with_the_map_alone(self):
+        told = self.told(**{"ours:x of English": 70, "ours:equaliser of English": 80, "map_only": 60})
+        assert self.compared("ours:x of English", told) == {"map_only": 10, "ours:equaliser of English": -10}
+        assert self.compared("ours:equaliser of English", told) == {"map_only": 20}
 
 
 def test_the_readmes_lines_tell_what_is_measured_and_leave_the_rest_out():
@@ -146,5 +152,11 @@ def test_a_quick_run_goes_through(tmp_path: Path, shared: Path, moonshine: Path,
     assert speech_input.main(["--quick", "--data", str(shared / "data")]) == 0
     found = json.loads((tmp_path / "speech_input.json").read_text())["rows"]
     methods = {row["method"] for row in found}
-    assert {"ours:filter", "ours:shift + probe", "ours:sound of English", "ours:frames and map"} < methods
-    assert {"majority", "map_only", "probe", "classical:equaliser", "random_source:filter"} < methods
+    assert {
+        "ours:equaliser",
+        "ours:filter",
+        "ours:shift + probe",
+        "ours:network of English",
+        "ours:frames and map",
+    } < methods
+    assert {"majority", "map_only", "probe", "classical:equaliser", "random_source:equaliser and shift"} < methods

@@ -96,7 +96,7 @@ class TestProgramOfTheWave:
         panel = _panels(hr.plot_program(_model("waveform", **place), ROW))[figures.TITLES["clip"]]
         (grey,) = panel.collections
         found = [(path.vertices[:, 0].min(), path.vertices[:, 0].max()) for path in grey.get_paths()]
-        np.testing.assert_allclose(found, [(a / 16000, (b - 1) / 16000) for a, b in spans], atol=1e-9)
+        np.testing.assert_allclose(found, np.array(spans) / 16000)
 
     def test_spectra_of_all_three_with_a_key(self) -> None:
         model = _model({"type": "waveform", "period": 16})
@@ -262,6 +262,8 @@ class TestMapping:
         state = {"type": "linear", "pool": "mean", "solver": "gradient"}
         with pytest.raises(UsageError, match="'linear' reads nothing that has names.*classes, words or tokens"):
             hr.plot_mapping(_model("none", mapping=state))
+        with pytest.raises(UsageError, match=r"plot_mapping\(most\): 0"):
+            hr.plot_mapping(_model("none"), most=0)
 
     def test_it_draws_into_axes(self) -> None:
         ax = Figure().add_subplot()

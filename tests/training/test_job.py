@@ -285,3 +285,33 @@ def test_a_recipe_of_sound(tmp_path: Path) -> None:
     assert job.program_config(load(tmp_path / "heard.yaml", named)).labels == ["positive", "negative"]
     with pytest.raises(ConfigError, match="labels=None"):  # its labels are letters
         job.program_config(load(tmp_path / "heard.yaml", [*other[:1], "preset=cross_lingual_asr"]))
+
+
+def test_a_recipe_of_texts(tmp_path: Path) -> None:
+    """Files and what is said in them, a base of letters, and a run from YAML to a loaded program that writes."""
+    base, processor = tiny("wav2vec2-ctc")
+    base.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    lines = []
+    for i, row in enumerate(AUDIO_ROWS * 2):
+        path = tmp_path / f"{i}.wav"
+        soundfile.write(path, row["audio"]["array"], row["audio"]["sampling_rate"], subtype="FLOAT")
+        lines.append(json.dumps({"file": str(path), "said": row["text"]}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    (tmp_path / "said.yaml").write_text(
+        "base: {model: ./base}\n"
+        "data: {train: ./rows.jsonl, columns: {audio: file}, label: said, validation_share: 0.34}\n"
+        "config:\n"
+        "  mapping: {type: ctc, symbols: [a, b, d, e, f, i, n]}\n"
+        "  canvas: {samples: 3200}\n"
+        "training: {max_steps: 8, per_device_train_batch_size: 4, use_cpu: true}\n"
+        "output: ./out\n"
+        "cards: ./cards\n"
+    )
+    result = job.run(load(tmp_path / "said.yaml"))
+    judged, before = result.record["metrics"], result.record["baselines"]["untrained"]
+    assert {"cer", "wer", "loss", "n"} <= set(judged) and judged["loss"] < before["loss"]
+    again = hr.AutoReprogramModel.from_pretrained(tmp_path / "out")
+    assert again.predict(AUDIO_ROWS) == result.model.predict(AUDIO_ROWS)
+    card = (tmp_path / "cards" / "said.md").read_text()
+    assert "| character errors | word errors | loss |" in card and "pipeline_tag: automatic-speech-recognition" in card
