@@ -40,13 +40,15 @@ def series(found: dict[str, Any], parity: dict[str, Any] | None) -> str:
     canvases, _, reading = best["method"].removeprefix("ours:").partition("; ")
     pair = ", each with its map, the mean of their scores" if " + " in canvases else ""
     added = [f"{spanned(gain(m))} over {text} ({value(m)})" for m, text in CONTROLS.items() if (m, "accuracy") in rows]
+    bare = rows.get(("ours", "accuracy_gain_over:map_only:spectrogram"))
+    doubt = " It is the canvases and the spectrogram that do it, not the network." if bare and bare["low"] <= 0 else ""
     rocket = gain("classical:minirocket")
     told = [
         f"On {mean.removeprefix('mean of ')} of the UCR archive one recipe for all, chosen on training rows, has "
         f"{value('ours')} in the mean: a series as {canvases}; a ridge map of what the spotter hears"
         f"{f' ({reading})' if reading else ''}{pair}.",
         f"1-NN has {value('classical:1nn')} ({gain('classical:1nn')['note']}).",
-        f"What pretraining adds: {', '.join(added) or 'not measured'}.",
+        f"What pretraining adds: {', '.join(added) or 'not measured'}.{doubt}",
         f"MiniRocket, which needs no model, has {value('classical:minirocket')} (ours {spanned(rocket)}"
         + ("): take that." if rocket["high"] < 0 else ", not to be told apart)." if rocket["low"] < 0 else ")."),
         f"`{found['command']}` at {found['commit'][:12]}.",

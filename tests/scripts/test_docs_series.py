@@ -29,7 +29,16 @@ def test_recipe_and_what_pretraining_adds_are_told() -> None:
     assert "8 copies + fm; a ridge map of what the spotter hears (recurrent in 4 parts), each with its map" in told
     assert "has 83.0 in the mean" in told and "1-NN has 73.5 (above on 22" in told
     assert "What pretraining adds: +3.0 (+1.0 to +5.0) over the same on random weights (80.0)." in told
-    assert "`python x.py` at 0123456789ab." in told
+    assert "`python x.py` at 0123456789ab." in told and "not the network" not in told
+
+
+def test_that_the_spectrogram_alone_does_as_well_is_told() -> None:
+    found = results((-3.0, 0.5))
+    row = {"task": "mean of 27 tasks", "value": 83.0, "low": -0.7, "high": 1.2}
+    alone = "map_only:spectrogram"
+    found["rows"] += [{**row, "method": alone, "metric": "accuracy"}]
+    found["rows"] += [{**row, "method": "ours", "metric": f"accuracy_gain_over:{alone}"}]
+    assert "that do it, not the network." in series(found, None)
 
 
 @pytest.mark.parametrize(("interval", "advised"), [((-3.0, -0.5), True), ((-3.0, 0.5), False)])
