@@ -171,7 +171,8 @@ class Linear(Mapping):
 
     def _complete(self, y: np.ndarray) -> np.ndarray:
         """The label ids, every label among them."""
-        missing = [name for i, name in enumerate(self.labels) if i not in set(y.tolist())]
+        seen = set(y.tolist())
+        missing = [name for i, name in enumerate(self.labels) if i not in seen]
         if missing:
             raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
         return y

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the cache; PEFT would ask the Hub when it saves
 
 import fetch_models
+import numpy as np
 import torch
 from benchmarks.floor import BareLoop, Seconds, ShapeRecorder, Work, flops, interleaved, saved_bytes, spread, timed
 from benchmarks.peft_baselines import twin, without_pefts_warning
@@ -427,7 +428,7 @@ def mapping_fits(models: Models, rounds: int) -> Iterator[Row]:
     rows, collator = models.rows_near(FIT_ROWS), model.collator(features=fetch_models.LABELS)
     made = collator.lay_out(rows)
     parts = [columns for _, columns in batches(model, collator, made)]
-    labels = [row.label for row in made]
+    targets = np.eye(len(fetch_models.LABELS))[[row.label for row in made]]
 
     @torch.no_grad()
     def floor() -> None:
@@ -437,7 +438,7 @@ def mapping_fits(models: Models, rounds: int) -> Iterator[Row]:
             states.append(hidden[torch.arange(len(hidden)), part["answer_index"]])
         features = torch.cat(states).double().numpy()
         for _ in range(FITS):
-            ridge(features, labels, len(fetch_models.LABELS))
+            ridge(features, targets)
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
