@@ -58,7 +58,9 @@ class ReprogramTrainer(Trainer):
         try:
             return super().get_batch_samples(*args)
         except DataError as error:
-            raise DataError(f"{error} (rows[...] counts within one batch, not within train_dataset)") from None
+            counted = "rows[...] counts within one batch, not within train_dataset"
+            fix = f"{error.fix}; {counted}" if error.fix else counted
+            raise DataError(error.where, error.what, error.expected, fix) from None
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         total = super()._get_grad_norm(model, grad_norm=grad_norm)
