@@ -96,7 +96,8 @@ def _load_base(config: ReprogramConfig, name: str | None, where: Any, kwargs: di
     if dtype in DTYPES:  # that of training: bytes of a cast base are other bytes, and its scores other scores
         kwargs = {"dtype": getattr(torch, dtype), **kwargs}
     import_module("hf_reprogram.sources")  # models that transformers lacks: its auto classes know them from then on
-    with _explained(where, f"its base {name!r}", "the base where it was", "base_model", kwargs.get("token")):
+    expected = f"the base where it was, an {auto_class}"
+    with _explained(where, f"its base {name!r}", expected, "base_model", kwargs.get("token")):
         return getattr(transformers, auto_class).from_pretrained(name, **kwargs)
 
 

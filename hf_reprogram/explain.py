@@ -91,7 +91,7 @@ def _ratios(model: Any, rows: Any, features: Any) -> list[dict[str, Any]]:
     programs = model.active_programs()
     if not any(program.accepts == "wave" for program in programs):
         what = f"rows, and no program that changes a wave: {' + '.join(p.options.type for p in programs)}"
-        raise UsageError("explain(rows)", what, "None: the ratio is one of sounds")
+        raise UsageError("explain(rows)", what, "no rows: the ratio is one of sounds", "model.explain()")
     collator, made = laid_out(model, rows, features)
     odd = next((i for i, row in enumerate(made) if row.adapter not in (None, model.active_name())), None)
     if odd is not None:

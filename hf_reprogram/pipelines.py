@@ -152,7 +152,7 @@ class TextClassification(Pipeline):
         writes, task = self.model.problem_type() == "transcription", self._task()
         if writes != (task == "automatic-speech-recognition"):
             what = f"{task!r}, and the program {'writes texts' if writes else 'writes no texts'}"
-            raise UsageError("pipeline(task)", what, "None: what it was made for")
+            raise UsageError("pipeline(task)", what, "no task, or the one that the program was made for")
         modality = self.model.backbone.modality
         if modality != self.modality:
             what = f"{task!r}, and a {type(self.model.backbone.base).__name__} takes {modality}"

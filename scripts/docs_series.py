@@ -66,9 +66,14 @@ def _trained(found: dict[str, Any]) -> list[str]:
     ]
     for method, text in PARITY.items():
         row, gain = means.get((method, "accuracy")), means.get(("ours", f"accuracy_gain_over:{method}"))
-        if row:
-            lines.append(f"| {text} | {row['n']} | {row['value']:.1f} | {spanned(gain) if gain else ''} |")
-    return [*lines, "", f"`{found['command']}` at {found['commit'][:12]}."]
+        if row:  # an interval over a handful of tasks says nothing
+            above = spanned(gain) if gain and row["n"] >= 5 else ""
+            lines.append(f"| {text} | {row['n']} | {row['value']:.1f} | {above} |")
+    few = min(means[m, "accuracy"]["n"] for m in PARITY if (m, "accuracy") in means) < means["ours", "accuracy"]["n"]
+    stopped = (
+        "Rows of fewer tasks were stopped for time, the smallest tasks first: they judge neither paper nor code.\n"
+    )
+    return [*lines, "", f"{stopped if few else ''}`{found['command']}` at {found['commit'][:12]}."]
 
 
 def spanned(row: dict[str, Any]) -> str:

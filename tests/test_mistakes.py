@@ -112,7 +112,7 @@ MISTAKES: dict[str, tuple[Callable[[ReprogramModel, Path], Any], type[Exception]
     "label words on a classifier": (
         lambda m, f: put("bert-classifier", **words(WORDS)),
         ConfigError,
-        "'verbalizer' reads rows, and a BertForSequenceClassification gives .*classes.*labels reads a classifier",
+        "'verbalizer' reads rows, and a BertForSequenceClassification gives .*classes.*labels a classifier",
     ),
     "more target labels than the base has classes for": (
         lambda m, f: put(

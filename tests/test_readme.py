@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 
 import hf_reprogram as hr
+from hf_reprogram import presets
 from hf_reprogram.registry import method_class
 from hf_reprogram.testing import tiny
 from scripts import make_docs
@@ -73,3 +74,7 @@ def test_an_exception_of_a_method_is_a_footnote(monkeypatch: pytest.MonkeyPatch)
 def test_every_public_name_is_there() -> None:
     for name in re.findall(r"\bhr\.(\w+)", README):
         assert getattr(hr, name) is not None
+
+
+def test_every_preset_is_named() -> None:
+    assert [name for name in presets.names() if f"`{name}`" not in README] == []

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..backbone import Backbone, backbone_of
 from ..config import ReprogramConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, UsageError, did_you_mean
 from ..registry import method_class
 from ..wrap import resolve
 from .audio import AUDIO_FAMILIES, AUDIO_ROWS, CANVAS
@@ -146,7 +146,9 @@ def check_mapping(name: str, families: Iterable[str] = (*FAMILIES, *AUDIO_FAMILI
 
 def _check(kind: str, name: str, families: Iterable[str]) -> None:
     excused = method_class(kind, name).xfail
-    for family in families:
+    for family in [families] if isinstance(families, str) else families:
+        if family not in (*FAMILIES, *AUDIO_FAMILIES):
+            raise UsageError("families", f"{family!r}", None, did_you_mean(family, (*FAMILIES, *AUDIO_FAMILIES)))
         config = config_of(kind, name, family)
         checks = CHECKS if suits(config, family) else {"refused": refused}
         for check, function in checks.items():

@@ -53,6 +53,15 @@ class ReprogramTrainer(Trainer):
             logs.update(self.watch.numbers())
         super().log(logs, start_time)
 
+    def get_batch_samples(self, *args: Any) -> tuple[list[Any], Any]:
+        """Trainer's; what is wrong with a row says that it is counted within its batch, which was drawn at random."""
+        try:
+            return super().get_batch_samples(*args)
+        except DataError as error:
+            counted = "rows[...] counts within one batch, not within train_dataset"
+            fix = f"{error.fix}; {counted}" if error.fix else counted
+            raise DataError(error.where, error.what, error.expected, fix) from None
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         total = super()._get_grad_norm(model, grad_norm=grad_norm)
         self.watch.feel(total)
@@ -125,6 +134,8 @@ def make_trainer(
     kind = model.problem_type()
     own = kwargs.get("data_collator")
     collator = own or model.collator(features=features)
+    if own is None and has_length(train_dataset):
+        _check_labelled(model, collator, train_dataset)
     rows = None if own else frozen(model, collator, train_dataset, cache, rebuild)
     if rows is not None:
         train_dataset, eval_dataset = rows, _frozen_too(model, collator, eval_dataset)
@@ -157,6 +168,13 @@ def _check_rows(rows: Any) -> None:
         )
     if has_length(rows) and not len(rows):
         raise DataError("train_dataset", "empty", "at least one row: rows to learn from")
+
+
+def _check_labelled(model: Any, collator: Any, rows: Any) -> None:
+    """Raise where the first row has no label: Trainer would only say that the model gave no loss."""
+    if not isinstance(rows, FrozenRows) and collator.lay_out([rows[0]])[0].label is None:
+        column = "text" if model.problem_type() == "transcription" else "label"
+        raise DataError("train_dataset[0]", f"has no {column}", f'a "{column}" column on every row')
 
 
 def _check_smoothing(model: Any, args: TrainingArguments) -> None:

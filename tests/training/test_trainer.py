@@ -15,7 +15,7 @@ import hf_reprogram as hr
 from hf_reprogram.artefact import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hf_reprogram.errors import DataError, UsageError
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
-from hf_reprogram.testing import LABELS, ROWS, build, mapping_config, program_config, state_hash, tiny
+from hf_reprogram.testing import AUDIO_ROWS, LABELS, ROWS, build, mapping_config, program_config, state_hash, tiny
 from hf_reprogram.training.trainer import make_trainer, parameter_groups
 from hf_reprogram.training.watch import Watch
 
@@ -395,3 +395,21 @@ def test_estimation_comes_before_the_first_step(tmp_path: Path) -> None:
     assert model.active_mapping().needs_fit
     make_trainer(model, _arguments(tmp_path, max_steps=1), ROWS).train()
     assert not model.active_mapping().needs_fit
+
+
+class TestRowsThatCannotBeLearnedFrom:
+    def test_a_bad_row_says_where_it_is_counted(self, tmp_path: Path) -> None:
+        """A batch is drawn at random: its second row is not the second of the data."""
+        clips = [{**AUDIO_ROWS[0], "label": "positive"}, {**AUDIO_ROWS[1], "label": "positiv"}]
+        model = build(program_config("waveform", "ast-classifier"), "ast-classifier")
+        with pytest.raises(
+            DataError, match=r"rows\[\d\]\['label'\]: unknown label 'positiv'.*counts within one batch"
+        ):
+            make_trainer(model, _arguments(tmp_path), clips).train()
+
+    @pytest.mark.parametrize("base", ["llama", "ast-classifier"])
+    def test_rows_without_labels(self, base: str, tmp_path: Path) -> None:
+        row = {"text": "so good"} if base == "llama" else {"audio": AUDIO_ROWS[0]["audio"]}
+        model = build(program_config("prompt" if base == "llama" else "waveform", base), base)
+        with pytest.raises(DataError, match=r"train_dataset\[0\]: has no label"):
+            make_trainer(model, _arguments(tmp_path), [row])
