@@ -280,7 +280,7 @@ class AudioBackbone(Backbone):
         steps = 1 if states.ndim == 2 else states.shape[1]
         if steps < reading.parts:
             what = f"{reading.parts}, and these states have {steps} step{'s' * (steps > 1)} of time"
-            raise ConfigError("LinearConfig.parts", what, f"at most {steps}", "another layer, or fewer parts")
+            raise ConfigError("parts", what, f"at most {steps}", "another layer, or fewer parts")
         if states.ndim == 2:  # (batch, dim): nothing to pool
             return states
         if reading.pool == "first":
