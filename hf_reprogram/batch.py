@@ -28,6 +28,7 @@ class Batch:
         answer_index: (batch,) or (batch, tokens) position that the mapping reads; -1 where a row has fewer.
         answer_ids: (batch, tokens) the tokens of a label word whose probability is read there, or of the text that a
             model that hears is to write; below 0 where it has fewer.
+        changed: (batch, time) whether a position's vector depends on parameters; None where nobody says.
         input_values: (batch, samples) a wave in plain amplitude, on its canvas.
         signal_mask: (batch, samples) whether the row's own signal sits there.
         offset: (batch,) number of the canvas's first sample on the source's own clock, where rows say it.
@@ -44,6 +45,7 @@ class Batch:
     symbol_index: Tensor | None = None
     answer_index: Tensor | None = None
     answer_ids: Tensor | None = None
+    changed: Tensor | None = None
     input_values: Tensor | None = None
     signal_mask: Tensor | None = None
     offset: Tensor | None = None

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .backbone.probe import TOLERANCE
+from .backbone.base import tolerance
 from .errors import UsageError, first_line
 from .fingerprint import config_fields, processor_fingerprint, tensor_digest, weights_fingerprint
 from .tuner import foreign_adapters
@@ -202,7 +202,7 @@ def kept(
         index = _find(folder, meta, keys)
         values = _load(folder, meta)
         values = values if index == list(range(len(values))) else values[torch.tensor(index)]
-        _verify(folder, values, keys, compute, TOLERANCE.get(_coarsest(owner.backbone.base), 1e-4))
+        _verify(folder, values, keys, compute, tolerance(_coarsest(owner.backbone.base)))
     except (OSError, ValueError) as error:
         if isinstance(error, UsageError):
             raise

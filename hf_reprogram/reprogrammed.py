@@ -158,7 +158,7 @@ class Reprogrammed(nn.Module):
         """What each of the mappings reads of its rows: of one pass where the backbone can, else of a pass each."""
         if self.backbone.one_pass:
             batch = self.program(batch, self.backbone)
-            states, context = self.backbone.states(batch)
+            states, context = self.backbone.states(batch, [reading for _, reading in readings])
             return [self._read(batch, rows, reading, states, context) for rows, reading in readings]
         found = []
         for rows, reading in readings:

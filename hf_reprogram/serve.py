@@ -69,7 +69,7 @@ def asleep(model: Any) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), model.backbone.serving():
             yield
     finally:
         model.train(was_training)

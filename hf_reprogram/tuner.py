@@ -97,9 +97,11 @@ class ProgramLayer(_Site):
         """Each row through its own program; slot programs share one bank and one lookup (N23)."""
         groups = self.groups(batch)
         chains = [self.entries[name] for name, _ in groups]
+        if all(len(chain) == 1 and isinstance(chain[0], SlotProgram) for chain in chains):
+            batch = replace(batch, changed=batch.slot_index >= 0 if batch.slot_index is not None else None)
         if len(groups) == 1:
             return self._chain(chains[0], batch, backbone)
-        if all(len(chain) == 1 and isinstance(chain[0], SlotProgram) for chain in chains):
+        if batch.changed is not None:
             position = {name: i for i, (name, _) in enumerate(groups)}
             owner = torch.tensor([position[name] for name in batch.adapters], device=batch.input_ids.device)
             return banked([chain[0].vectors() for chain in chains], owner, batch, backbone)

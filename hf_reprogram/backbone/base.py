@@ -16,6 +16,12 @@ from ..errors import BaseModelError
 from .kinds import AUDIO_KINDS, KINDS, Kind, kind_of
 
 
+def tolerance(dtype: torch.dtype) -> float:
+    """Allowed difference of numbers relative to the largest one. Half precision rounds differently in every order of
+    sums."""
+    return {torch.bfloat16: 6e-2, torch.float16: 2e-2}.get(dtype, 1e-4)
+
+
 class Backbone:
     """A plain object around a base. It is no nn.Module: as one it would register the base twice (N10).
 
@@ -65,6 +71,10 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """Type of the base's activations."""
         return self.base.dtype
+
+    def serving(self) -> AbstractContextManager[None]:
+        """A time in which nothing trains."""
+        return nullcontext()
 
     # Flags on the base
 

@@ -13,12 +13,8 @@ from torch import Tensor
 
 from ..batch import Batch, Reading
 from ..errors import BaseModelError
-from .base import Backbone
+from .base import Backbone, tolerance
 from .text import TextBackbone
-
-
-# Allowed difference of logits relative to the largest one. Half precision rounds differently in every order of sums.
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 
 @torch.no_grad()
@@ -32,7 +28,7 @@ def probe(backbone: Backbone) -> dict[str, float]:
         it); or `features`.
 
     Raises:
-        BaseModelError: a difference above `TOLERANCE`, with the numbers seen.
+        BaseModelError: a difference above `tolerance`, with the numbers seen.
     """
     if backbone.modality == "audio":
         return _heard(backbone)
@@ -43,7 +39,7 @@ def probe(backbone: Backbone) -> dict[str, float]:
     seen = (_language if backbone.head else _headless)(backbone, ids, mask, shifted)
     if "left" not in backbone.family.sides:
         seen.pop("left")
-    allowed = TOLERANCE.get(backbone.dtype, 6e-2)
+    allowed = tolerance(backbone.dtype)
     wrong = {name: gap for name, gap in seen.items() if not gap <= allowed}
     if wrong:
         shown = ", ".join(f"{name} {gap:.2g}" for name, gap in seen.items())

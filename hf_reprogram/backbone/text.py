@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from .base import Backbone
 from .families import FAMILIES
 from .heads import Head
 from .kinds import KINDS
+from .sharing import Sharing
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class TextBackbone(Backbone):
         self.family = FAMILIES[base.config.model_type]
         # Without a language model's head there is nothing that words could be read from.
         self.head = Head(base, self.family) if "rows" in self.gives else None
+        keeps = self.family.causal and {"past_key_values", "inputs_embeds"} <= _parameters(self.body)
+        self.sharing = Sharing(self) if keeps else None
 
     # What it is
 
@@ -156,11 +160,20 @@ class TextBackbone(Backbone):
             inputs["token_type_ids"] = batch.token_type_ids
         return inputs
 
-    def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def serving(self) -> AbstractContextManager[None]:
+        """A time in which nothing trains: what all rows begin with is kept from batch to batch."""
+        return nullcontext() if self.sharing is None else self.sharing.serving()
+
+    def positions(self, at: Tensor) -> dict[str, Tensor]:
+        """Numbers of positions (batch, steps) for a body that has seen those before, where it takes any."""
+        return {"position_ids": at} if "position_ids" in _parameters(self.body) else {}
+
+    def states(self, batch: Batch, readings: Sequence[Reading] = ()) -> tuple[Tensor, Tensor]:
         """Run the body once: (states, context).
 
         Args:
             batch: with `embeds` (batch, time, width) and `attention_mask` (batch, time).
+            readings: all that will be read of the states, where that is known.
 
         Returns:
             The last hidden states that answers are read from, (batch, time, dim) or (batch, steps, dim) of a decoder;
@@ -168,6 +181,10 @@ class TextBackbone(Backbone):
         """
         body = self.body
         if self.kind != "seq2seq":
+            last = bool(readings) and all(r.kind != "state" or r.pool in ("answer", "head") for r in readings)
+            hidden = self.sharing.states(batch, last) if self.sharing is not None else None
+            if hidden is not None:
+                return hidden, hidden
             cache = {"use_cache": False} if "use_cache" in _parameters(body) else {}
             hidden = body(**self._inputs(batch, body), **cache).last_hidden_state  # (batch, time, dim)
             return hidden, hidden
@@ -294,7 +311,7 @@ class TextBackbone(Backbone):
 
     def run(self, batch: Batch, reading: Reading) -> Readout:
         """Body once, then only what is read."""
-        return self.read(batch, reading, *self.states(batch))
+        return self.read(batch, reading, *self.states(batch, [reading]))
 
     def base_output(self, batch: Batch, **kwargs: Any) -> Any:
         """The base's own output (its ModelOutput) on embedded rows: logits at all positions, or of its classes."""
