@@ -66,6 +66,8 @@ BARS = {
     "switch_ms": 1,
     "trainer_overhead_ms": 5,
     "mapping_fits_ratio_to_floor": 1.1,
+    "shared_prefix_ratio_to_text_only": 1.1,
+    "suffix_step_ratio_to_floor": 1.15,
 }
 ABOUT = (
     "What a step, a scoring pass, loading and switching cost on a frozen SmolLM2-135M in float32. The floor is a bare "
