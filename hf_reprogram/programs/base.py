@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..batch import Batch, Reading
 from ..errors import UsageError
 from ..registry import Options
+from ..symbols import Symbols
 
 
 @dataclass
@@ -24,12 +25,15 @@ class ProgramOptions(Options):
         """The template by which the collator lays out a row; None for a program that lays nothing out."""
         return None
 
+    def target_symbols(self) -> Symbols | None:
+        """The symbols in which rows' columns are written; None for the base's own tokens."""
+        return None
+
     def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
-        """Fill in what depends on canvas and base (sizes, layers), once, so that loading needs neither. Of bases that
-        hear only.
+        """Fill in what depends on canvas and base (sizes, layers), once, so that loading needs neither.
 
         Args:
-            canvas: a CanvasConfig, its `samples` known.
+            canvas: a CanvasConfig, its `samples` known; None for a base that reads.
             backbone: of the base.
             reading: what the mapping reads.
 
