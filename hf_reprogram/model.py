@@ -358,6 +358,7 @@ class ReprogramModel(PeftModel):
 
     # Those of rooms below this one.
     fold, add_weighted_adapter = Later("tools.arithmetic"), Later("tools.arithmetic")
+    distill = Later("tools.distill")
 
     def _tell_labels(self) -> None:
         """Labels of the active program into the config that pipelines and Trainer see (not the base's own)."""
