@@ -32,7 +32,7 @@ def plain_form(model: Any, name: str) -> tuple[ReprogramConfig, dict[str, Tensor
     """(config, named tensors) of a program's plain form with its mapping, as an artefact holds them."""
     config = copy.deepcopy(model._config_of(name))
     program, mapping = model.base_model.sites()
-    folded = [part.fold() for part in program.entries[name]]
+    folded = [part.fold(model.backbone) for part in program.entries[name]]
     options = [option for option, _ in folded]
     config.program = options[0] if len(options) == 1 else options
     tensors = {f"program.{i}.{key}": t for i, (_, state) in enumerate(folded) for key, t in state.items()}
