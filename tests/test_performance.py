@@ -51,7 +51,9 @@ def model() -> ReprogramModel:
             tie_word_embeddings=True,
         )  # fmt: skip
     )
-    return get_reprogram_model(base, config(), tiny("llama")[1])
+    made = get_reprogram_model(base, config(), tiny("llama")[1])
+    assert made.backbone.sharing.proved["prefix"]  # once, before anything is counted
+    return made
 
 
 @pytest.fixture
@@ -134,6 +136,7 @@ def test_a_step_gives_the_base_no_gradient(model: ReprogramModel, columns: Colum
 
 
 def test_right_padding_needs_no_mask_on_a_causal_base(model: ReprogramModel, columns: Columns) -> None:
+    model.backbone.sharing = None
     with calls_of(model.backbone.base.model) as calls:
         score(model, columns)
     assert len(calls) == 1
@@ -165,6 +168,7 @@ def test_predict_and_evaluate_make_nothing_of_the_size_of_the_vocabulary(model: 
 def test_evaluation_pads_little(model: ReprogramModel) -> None:
     """Rows of like length stand together: sorted batches take less than a tenth more positions than there are."""
     rows = [{"text": "good " * (1 + 7 * i % 40), "label": LABELS[i % 2]} for i in range(64)]
+    model.backbone.sharing = None  # what is shared is no padding
     real = sum(len(row.ids) for row in model.collator().lay_out(rows))
     with calls_of(model.backbone.base.model) as calls:
         model.evaluate(rows, batch_size=8)
