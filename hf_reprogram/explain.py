@@ -55,7 +55,8 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
 
     Of vectors in slots: their nearest source tokens, at distances in lengths of an average token vector. `far` is true
     where a slot lies farther from its nearest token than tokens lie from each other; such neighbours mean nothing. Of
-    sound: plain `facts`, and with `rows` how loud the signal is against what the program changes, by label.
+    sound and of target symbols: plain `facts`; of sound with `rows` how loud the signal is against what the program
+    changes, by label.
 
     Args:
         rows: dict rows of sound, for `ratios`; those without a label are one group.
@@ -69,10 +70,10 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
     found = [row for program in programs for row in program.explain(model.backbone)]
     slots = [row for row in found if "slot" in row]
     tokenizer = tokenizer_of(model.processing_class)
-    for row in slots:
-        ids = row["ids"][:neighbours]
-        tokens = [tokenizer.decode([i]) if tokenizer is not None else f"<{i}>" for i in ids]
-        row.update(ids=ids, tokens=tokens, distances=row["distances"][:neighbours])
+    for row in found:
+        row.update({key: row[key][:neighbours] for key in ("ids", "distances", "shares") if key in row})
+        if "ids" in row:
+            row["tokens"] = [tokenizer.decode([i]) if tokenizer is not None else f"<{i}>" for i in row["ids"]]
     return Explanation(
         program=" + ".join(p.options.type for p in programs),
         slots=slots,
