@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -55,8 +55,8 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
 
     Of vectors in slots: their nearest source tokens, at distances in lengths of an average token vector. `far` is true
     where a slot lies farther from its nearest token than tokens lie from each other; such neighbours mean nothing. Of
-    sound and of target symbols: plain `facts`; of sound with `rows` how loud the signal is against what the program
-    changes, by label.
+    other programs: plain `facts`, where token ids that a program names come back as tokens. Of sound with `rows`: how
+    loud the signal is against what the program changes, by label.
 
     Args:
         rows: dict rows of sound, for `ratios`; those without a label are one group.
@@ -70,17 +70,32 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
     found = [row for program in programs for row in program.explain(model.backbone)]
     slots = [row for row in found if "slot" in row]
     tokenizer = tokenizer_of(model.processing_class)
-    for row in found:
-        row.update({key: row[key][:neighbours] for key in ("ids", "distances", "shares") if key in row})
-        if "ids" in row:
-            row["tokens"] = [tokenizer.decode([i]) if tokenizer is not None else f"<{i}>" for i in row["ids"]]
+
+    def token(i: int) -> str:
+        return tokenizer.decode([i]) if tokenizer is not None else f"<{i}>"
+
+    for row in slots:
+        ids = row["ids"][:neighbours]
+        row.update(ids=ids, tokens=[token(i) for i in ids], distances=row["distances"][:neighbours])
     return Explanation(
         program=" + ".join(p.options.type for p in programs),
         slots=slots,
-        facts=[row for row in found if "slot" not in row],
+        facts=[_in_tokens(row, token) for row in found if "slot" not in row],
         ratios=[] if rows is None else _ratios(model, rows, features),
         mapping=model.active_mapping().explain(),
     )
+
+
+def _in_tokens(row: dict[str, Any], token: Callable[[int], str]) -> dict[str, Any]:
+    """A row of facts, each id (or list of ids) in its `ids` as what it is called, under the same name."""
+    made: dict[str, Any] = {}
+    for key, value in row.items():
+        named = value if key == "ids" else {}
+        tokens = {
+            name: [token(i) for i in ids] if isinstance(ids, list) else token(ids) for name, ids in named.items()
+        }
+        made |= tokens if key == "ids" else {key: value}
+    return made
 
 
 Energies = list[tuple[float, float]]  # of rows: the canvas's, and that of what was changed

@@ -81,7 +81,7 @@ class Program(nn.Module):
     def initialise(self, backbone: Any, generator: torch.Generator, tokenizer: Any = None) -> None:
         """Set the parameters' start from the base's own statistics, random numbers from `generator` only (N29)."""
 
-    def fold(self) -> tuple[ProgramOptions, dict[str, Tensor]]:
+    def fold(self, backbone: Any) -> tuple[ProgramOptions, dict[str, Tensor]]:
         """Options and state of a registered program that does the same with fewer numbers; else its own."""
         return self.options, dict(self.state_dict())
 

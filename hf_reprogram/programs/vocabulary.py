@@ -257,7 +257,7 @@ class Vocabulary(Program):
 
     # What it means
 
-    def fold(self) -> tuple[VocabularyConfig, dict[str, Tensor]]:
+    def fold(self, backbone: Any) -> tuple[VocabularyConfig, dict[str, Tensor]]:
         options = self.options
         if options.context > 1 or options.eval_mode == "soft" or options.folded:
             return options, dict(self.state_dict())
@@ -293,10 +293,11 @@ class Vocabulary(Program):
 
     def _likely(self, contexts: Tensor, count: int = 3) -> list[dict[str, Any]]:
         if self.options.folded:
-            return [{"ids": [i]} for i in self._chosen(contexts).tolist()]
+            return [{"ids": {"token": i}} for i in self._chosen(contexts).tolist()]
         found = self._logits(contexts).softmax(1).topk(min(count, int((self.tokens >= 0).sum())))
         ids = self.tokens[found.indices]
-        return [{"ids": i, "shares": p} for i, p in zip(ids.tolist(), found.values.tolist(), strict=True)]
+        shares = [[round(p, 4) for p in row] for row in found.values.tolist()]
+        return [{"ids": {"tokens": i}, "shares": p} for i, p in zip(ids.tolist(), shares, strict=True)]
 
 
 def _share(logits: Tensor, start: Tensor) -> float:

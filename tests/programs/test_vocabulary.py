@@ -228,7 +228,7 @@ class TestStart:
         model = _model("llama", symbols=NAMES, spaced=True, rank=3, keep=0.5)
         program, (_, tokenizer) = _program(model), tiny("llama")
         found = program._likely(program._alone())
-        assert tokenizer.decode([found[0]["ids"][0]]) == " film"
+        assert tokenizer.decode([found[0]["ids"]["tokens"][0]]) == " film"
         assert sum(row["shares"][0] for row in found) / 4 > 0.5
 
     def test_pieces_start_near_their_mean(self) -> None:
@@ -285,7 +285,7 @@ class TestFold:
         assert _program(model).options.rank is None and not list(_program(model).parameters())
         model.fold()  # itself
         close(logits_of(model, ROWS), before, 1e-6, "folded twice")
-        assert all(len(row["ids"]) == 1 for row in model.explain()["facts"])
+        assert [set(row) for row in model.explain()["facts"]] == [{"symbol", "token"}] * 26
 
     def test_contexts_and_mixtures_stay_what_they_are(self) -> None:
         for options in ({"context": 3}, {"context": 1, "eval_mode": "soft"}):
