@@ -90,11 +90,11 @@ def _in_tokens(row: dict[str, Any], token: Callable[[int], str]) -> dict[str, An
     """A row of facts, each id (or list of ids) in its `ids` as what it is called, under the same name."""
     made: dict[str, Any] = {}
     for key, value in row.items():
-        named = value if key == "ids" else {}
-        tokens = {
-            name: [token(i) for i in ids] if isinstance(ids, list) else token(ids) for name, ids in named.items()
-        }
-        made |= tokens if key == "ids" else {key: value}
+        if key != "ids":
+            made[key] = value
+            continue
+        for name, ids in value.items():
+            made[name] = [token(i) for i in ids] if isinstance(ids, list) else token(ids)
     return made
 
 
