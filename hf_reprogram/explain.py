@@ -55,8 +55,8 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
 
     Of vectors in slots: their nearest source tokens, at distances in lengths of an average token vector. `far` is true
     where a slot lies farther from its nearest token than tokens lie from each other; such neighbours mean nothing. Of
-    other programs: plain `facts`, where token ids that a program names come back as tokens. Of sound with `rows`: how
-    loud the signal is against what the program changes, by label.
+    other programs: plain `facts`, in which token ids have become quoted tokens. Of sound with `rows`: how loud the
+    signal is against what the program changes, by label.
 
     Args:
         rows: dict rows of sound, for `ratios`; those without a label are one group.
@@ -81,7 +81,7 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
         program=" + ".join(p.options.type for p in programs),
         slots=slots,
         facts=[
-            {name: token(i) for name, i in row.get("ids", {}).items()} | {k: v for k, v in row.items() if k != "ids"}
+            {k: repr(token(i)) for k, i in row.get("ids", {}).items()} | {k: v for k, v in row.items() if k != "ids"}
             for row in found
             if "slot" not in row
         ],
