@@ -33,7 +33,7 @@ import torch
 from benchmarks.baselines import random_source
 from benchmarks.intervals import accuracies, collected, gains, kept
 from benchmarks.report import RESULTS, SCRATCH, Report, Row
-from benchmarks.sequences_data import DATA, TASKS, Rows, Task, kept_positions, labels, rows, simple
+from benchmarks.sequences_data import DATA, TASKS, Rows, Task, labels, rows, simple
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import hf_reprogram as hr
@@ -84,9 +84,16 @@ def load(source: str) -> tuple[Any, Any]:
     return cls.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval(), tokenizer
 
 
-def readings(task: Task, data: Path = DATA) -> list[tuple[str, int]]:
-    """Ways to read a row that are tried: how states are pooled, and in how many parts of the row."""
-    return [("mean", 1), ("statistics", 1), *([("mean", len(kept_positions(task, data)))] if task.aligned else [])]
+MEAN = ("mean", 1)
+
+
+def readings(task: Task, positions: int | None) -> list[tuple[str, int]]:
+    """Ways to read a row that are tried: how states are pooled, and in how many parts of the row.
+
+    Args:
+        positions: that every row has, special tokens among them; None where rows differ.
+    """
+    return [MEAN, ("statistics", 1), *([("mean", positions)] if task.aligned and positions else [])]
 
 
 def config(task: Task, form: str | None, reading: tuple[str, int], penalty: float, plan: Plan) -> hr.ReprogramConfig:
@@ -108,10 +115,9 @@ def fitted(
     train, validation, _ = given
     names = labels(task, plan.data)
     y, judged = (np.array([names.index(row["label"]) for row in part]) for part in (train, validation))
-    tried = [way for way in readings(task, plan.data) if form or way[1] == 1]  # its own tokens are of any length
-    model = hr.get_reprogram_model(
-        base, config(task, form, tried[0], 1.0, plan), processing_class=tokenizer, seed=seed
-    )
+    model = hr.get_reprogram_model(base, config(task, form, MEAN, 1.0, plan), processing_class=tokenizer, seed=seed)
+    lengths = {len(row) for row in model.collator().lay_out([*train, *validation])}
+    tried = readings(task, lengths.pop() if len(lengths) == 1 else None)
     found = []
     for way, z, v in zip(tried, states(model, train, tried), states(model, validation, tried), strict=True):
         for penalty in PENALTIES:

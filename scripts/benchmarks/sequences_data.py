@@ -68,8 +68,8 @@ def _split(task: Task, split: str, data: Path) -> tuple[tuple[str, str], ...]:
 @cache
 def kept_positions(task: Task, data: Path = DATA) -> tuple[int, ...]:
     """The positions of a row that are kept."""
-    texts = [text for text, _ in _split(task, "train", data)]
     if task.name == "antibody_affinity":
+        texts = [text for text, _ in _split(task, "train", data)]
         return tuple(i for i, letters in enumerate(zip(*texts, strict=True)) if len(set(letters)) > 1)
     return tuple(range(10, 50) if task.aligned else range(100))
 
