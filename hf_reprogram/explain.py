@@ -80,29 +80,22 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
     return Explanation(
         program=" + ".join(p.options.type for p in programs),
         slots=slots,
-        facts=[_told(row, token) for row in found if "slot" not in row],
+        facts=[_in_tokens(row, token) for row in found if "slot" not in row],
         ratios=[] if rows is None else _ratios(model, rows, features),
         mapping=model.active_mapping().explain(),
     )
 
 
-def _told(row: dict[str, Any], token: Callable[[int], str]) -> dict[str, Any]:
-    """A row of facts with tokens in the place of ids: by name, in a list, or in a sum with coefficients.
-
-    Example:
-
-        >>> _told({"symbol": "A", "ids": [5, 7], "coefficients": [1.0, -0.25], "poor": False}, "<{}>".format)
-        {'symbol': 'A', 'poor': False, 'made of': "1.00 '<5>' - 0.25 '<7>'"}
-    """
-    ids = row.get("ids", {})
-    told = {k: v for k, v in row.items() if k not in ("ids", "coefficients")}
-    if isinstance(ids, dict):
-        return {name: token(i) for name, i in ids.items()} | told
-    if "coefficients" not in row:
-        return told | {"tokens": [token(i) for i in ids]}
-    terms = zip(ids, row["coefficients"], strict=True)
-    whole = " ".join(f"{'-' if share < 0 else '+'} {abs(share):.2f} {token(i)!r}" for i, share in terms)
-    return told | {"made of": whole.removeprefix("+ ")}
+def _in_tokens(row: dict[str, Any], token: Callable[[int], str]) -> dict[str, Any]:
+    """A row of facts, each id (or list of ids) in its `ids` as what it is called, under the same name."""
+    made: dict[str, Any] = {}
+    for key, value in row.items():
+        if key != "ids":
+            made[key] = value
+            continue
+        for name, ids in value.items():
+            made[name] = [token(i) for i in ids] if isinstance(ids, list) else token(ids)
+    return made
 
 
 Energies = list[tuple[float, float]]  # of rows: the canvas's, and that of what was changed

@@ -241,8 +241,8 @@ class Dictionary(Program):
             rows.append(
                 {
                     "symbol": name,
-                    "ids": [tokens[i] for i in kept],
-                    "coefficients": [shares[i] for i in kept],
+                    "ids": {"tokens": [tokens[i] for i in kept]},
+                    "coefficients": [round(shares[i], 4) for i in kept],
                     "residual": left,
                     "poor": left > POOR,
                 }
