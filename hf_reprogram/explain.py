@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -55,8 +55,8 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
 
     Of vectors in slots: their nearest source tokens, at distances in lengths of an average token vector. `far` is true
     where a slot lies farther from its nearest token than tokens lie from each other; such neighbours mean nothing. Of
-    other programs: plain `facts`, in which token ids have become quoted tokens. Of sound with `rows`: how loud the
-    signal is against what the program changes, by label.
+    other programs: plain `facts`, where token ids that a program names come back as tokens. Of sound with `rows`: how
+    loud the signal is against what the program changes, by label.
 
     Args:
         rows: dict rows of sound, for `ratios`; those without a label are one group.
@@ -80,14 +80,22 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
     return Explanation(
         program=" + ".join(p.options.type for p in programs),
         slots=slots,
-        facts=[
-            {k: repr(token(i)) for k, i in row.get("ids", {}).items()} | {k: v for k, v in row.items() if k != "ids"}
-            for row in found
-            if "slot" not in row
-        ],
+        facts=[_in_tokens(row, token) for row in found if "slot" not in row],
         ratios=[] if rows is None else _ratios(model, rows, features),
         mapping=model.active_mapping().explain(),
     )
+
+
+def _in_tokens(row: dict[str, Any], token: Callable[[int], str]) -> dict[str, Any]:
+    """A row of facts, each id (or list of ids) in its `ids` as what it is called, under the same name."""
+    made: dict[str, Any] = {}
+    for key, value in row.items():
+        if key != "ids":
+            made[key] = value
+            continue
+        for name, ids in value.items():
+            made[name] = [token(i) for i in ids] if isinstance(ids, list) else token(ids)
+    return made
 
 
 Energies = list[tuple[float, float]]  # of rows: the canvas's, and that of what was changed

@@ -185,7 +185,7 @@ class TestExplain:
             (share.mean().item(), share.max().item())
         )
         assert len(tokens) == 5 and tokens[0]["change"] == pytest.approx(share.max().item())
-        assert tokens[0]["token"] == repr(model.processing_class.decode([int(share.argmax())]))
+        assert tokens[0]["token"] == model.processing_class.decode([int(share.argmax())])
 
     def test_of_an_offset(self) -> None:
         model = _model(
