@@ -67,6 +67,8 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         lines = stack.enter_context(_input(options))
         classify = classifier(options)
+        if classify.model.problem_type() != "transcription":
+            classify.model.label_names()  # raises where there are none
         if options.audio and classify.model.backbone.modality == "text":
             what, wanted = "given, and the program reads text", f"rows with {classify.model.columns()}"
             fix = f"hf-reprogram predict {options.program} FILE, or lines of text from a pipe"

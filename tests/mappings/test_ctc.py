@@ -179,7 +179,7 @@ class TestLearning:
         assert model(readout=rows.values, labels=rows.labels).loss.item() == pytest.approx(live.item(), rel=1e-6)
 
     def test_a_map_of_states_begins_from_nothing_and_learns_faster(self) -> None:
-        assert _model().learning_rates() == {"mapping": 1e-3} and _model(on="state").learning_rate == 1e-2
+        assert _model().learning_rates() == {"mapping": 1e-3} and _model(on="state").learning_rate == 3e-2
 
     def test_its_weights_can_be_drawn(self) -> None:
         names, weights = _model().active_mapping().weights()
