@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -28,11 +29,26 @@ TABLE: dict[str, tuple[str, dict[str, Any], int, str | None, set[str]]] = {
         None,
         {"program.0.slots", "program.1.place_left", "program.1.place_right"},
     ),
+    "r2dl": (
+        "bert-encoder",
+        {"symbols": ascii_lowercase},
+        0,
+        None,
+        {f"program.0.{name}" for name in ("coefficients", "dropped", "support", "passes")}
+        | {"mapping.matrix", "mapping.bias", "mapping.fitted"},
+    ),
     "linear_probe": ("llama", {}, 0, None, {"mapping.matrix", "mapping.bias", "mapping.fitted"}),
     "voice2series": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.indices"}),
     "voice2series_code": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.indices"}),
     # The tiny Whisper hears a second: less than the 0.64 s of the paper would leave too little for the clips.
     "whisper_prepend": ("whisper-seq2seq", {"before": 1600}, 0, None, {"program.0.before"}),
+    "vocabulary_remap": (
+        "bert-classifier",
+        {},
+        0,
+        None,
+        {"program.0.table", "program.0.tokens", "program.0.steps", "mapping.indices"},
+    ),
     "ar_scr": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.groups", "mapping.fitted"}),
 }
 
@@ -75,6 +91,17 @@ def test_dept_is_the_paper_s() -> None:
     assert len(set(build(small, "llama").learning_rates().values())) == 2
 
 
+def test_r2dl_is_the_paper_s() -> None:
+    """T§2: each of 20 amino acids as a few of the source's embeddings; its table is not written."""
+    config = hr.ReprogramConfig.from_preset("r2dl", labels=["decoy", "antimicrobial"])
+    assert len(config.program.symbols) == 20 and config.layout() == "{text}"
+    model = build(hr.ReprogramConfig.from_preset("r2dl", labels=WORDS, symbols=ascii_lowercase), "bert-encoder")
+    before = model.backbone.base.get_input_embeddings().weight.clone()
+    train_step(model)
+    assert model.active_programs()[0].coefficients.shape == (26, 10)
+    assert torch.equal(model.backbone.base.get_input_embeddings().weight, before)
+
+
 def test_voice2series_is_the_paper_s() -> None:
     """S§1: 16 000 numbers in the gaps between copies, all 36 classes in random groups, floor(36 / C) each."""
     config = hr.ReprogramConfig.from_preset("voice2series", labels=["a", "b"])
@@ -104,6 +131,16 @@ def test_whisper_prepend_is_the_paper_s() -> None:
     """S§5: 10,240 numbers within plus and minus 0.02, heard before the clip."""
     program = hr.ReprogramConfig.from_preset("whisper_prepend", labels=WORDS).program
     assert (program.before, program.after, program.limit) == (10_240, 0, 0.02)
+
+
+def test_vocabulary_remap_is_the_paper_s() -> None:
+    """T§3: a convolution over five characters, mixtures that sharpen from 2 to 0.01, the first classes as labels."""
+    config = hr.ReprogramConfig.from_preset("vocabulary_remap", labels=["a", "b"])
+    program = config.program
+    assert (program.context, program.temperature, program.final_temperature) == (5, 2.0, 0.01)
+    assert (program.estimator, program.eval_mode) == ("gumbel_softmax", "hard")
+    assert build(config, "bert-classifier").active_mapping().indices.tolist() == [[0], [1]]
+    assert hr.ReprogramConfig.from_preset("vocabulary_remap", labels=["a", "b"], symbols="ACGT").program.symbols
 
 
 @pytest.mark.parametrize("kind", MUSIC)
