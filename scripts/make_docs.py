@@ -432,25 +432,32 @@ def speed() -> str:
     return "\n".join(lines) + (
         "\n\nThe gain is in what is not computed: only the answer's position and the label words' rows go through the "
         f"vocabulary. LoRA read in the same way costs the same. `{found['command']}` at {found['commit'][:12]}."
-        + speed_sound()
+        + ratios("speed_sharing", "What rows have in common is computed once", SHARED)
+        + ratios("speed_sound", "On models that hear, a wave and a linear map against the same bare loop", HEARD)
     )
 
 
-def speed_sound() -> str:
-    """The same ratios on models that hear; nothing before they are measured."""
-    if not (RESULTS / "speed_sound.json").is_file():
+HEARD = {"step_ratio_to_floor": "a step on {}", "mapping_fits_ratio_to_floor": "100 fits and their one pass on {}"}
+SHARED = {
+    "shared_prefix_ratio_to_text_only": "serving with {} takes this part of what the texts alone take:",
+    "shared_prefix_ratio_to_whole": "of what it takes with nothing shared:",
+    "suffix_step_ratio_to_floor": "a training step with {}, from the second epoch on, against a bare loop over kept "
+    "keys and values:",
+    "suffix_step_ratio_to_whole": "against the same step with nothing kept:",
+}
+
+
+def ratios(name: str, lead: str, told: dict[str, str]) -> str:
+    """A sentence of our ratios in a table of results, each with what it was measured on; none before there are any."""
+    if not (RESULTS / f"{name}.json").is_file():
         return ""
-    found = result("speed_sound")
-    told = {"step_ratio_to_floor": "a step", "mapping_fits_ratio_to_floor": "100 fits and their one pass"}
-    ratios = [
-        f"{told[row['metric']]} on {row['task'].split(', ')[1]} {row['value']:.3g}"
+    found = result(name)
+    shown = [
+        f"{told[row['metric']].format(row['task'].split(', ')[1])} {row['value']:.3g}"
         for row in found["rows"]
         if row["method"] == "ours" and row["metric"] in told
     ]
-    return (
-        f"\n\nOn models that hear, a wave and a linear map against the same bare loop: {'; '.join(ratios)}. "
-        f"`{found['command']}` at {found['commit'][:12]}."
-    )
+    return f"\n\n{lead}: {'; '.join(shown)}. `{found['command']}` at {found['commit'][:12]}."
 
 
 def recipe() -> str:

@@ -41,8 +41,8 @@ class LatentInsert(LatentProgram):
     """
 
     Options = LatentInsertConfig
-    # Of 1e-3 to 3e-2 on Moonshine, two clips of each of forty Arabic commands, judged on the validation split: larger
-    # rates lose what the map alone knows.
+    # Of 3e-3, 1e-2 and 3e-2 on Moonshine, two clips of each of forty Arabic commands, judged on validation clips: 90,
+    # 88 and 87 in 100 (one draw; the map alone 91). From a random start every rate lost most of them.
     learning_rate = 3e-3
     paper = "2312.08079, 2506.21576"
     example = {"length": 3}

@@ -63,7 +63,7 @@ class Case:
         # Rows are chosen by a template with 10 slots and 2 words, of which as many positions as here are words.
         rows = models.rows_near(Shape(shape.rows * batches, shape.positions + 10))
         collator = self.model.collator(features=["negative", "positive"])
-        self.parts = [collator(rows[i :: batches]) for i in range(batches)]
+        self.parts = [collator(rows[i::batches]) for i in range(batches)]
         self.slots = slots
         self.label_rows = self.base.lm_head.weight[list(self.model.active_mapping().ids)].clone()
 
