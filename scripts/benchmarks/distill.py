@@ -6,9 +6,11 @@ place. Taught on unlabelled training texts; judged on test texts: how often both
 answer (of 49,152), how many answers are right as label words, positions saved, and how long a row takes.
 
     python scripts/fetch_models.py smollm2-135m
-    python scripts/benchmarks/distill.py             # about half an hour on one free core; saves after every cell
+    python scripts/benchmarks/distill.py             # about an hour on one free core; saves after every cell
 
-`--develop STEPS` measures on held-out training texts instead and writes nothing; by it STEPS and BATCH were chosen.
+A prototype agreed on 89.6 % after 80 steps, so 160 are taken, without further choice. `--develop STEPS` measures on
+training texts and writes nothing; by it TREC was left out: instructions of 51 and 55 tokens that list the kinds of
+answers made the model worse there (30 and 32 % of 100 and 60 training questions, 47 and 45 without).
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ ABOUT = (
     "Frozen SmolLM2-135M-Instruct: an instruction taught to 8 slots without labels. Agreement: the same likeliest "
     "next token, of 49,152, at the answer. Accuracy: of the likeliest label word, in percent of the test rows."
 )
-SLOTS, STEPS, BATCH, SEEDS, TEST = 8, 160, 4, 3, 300
+SLOTS, STEPS, BATCH, SEEDS, TEST = 8, 160, 4, 3, 200
 SETTINGS = {"slots": SLOTS, "steps": STEPS, "batch": BATCH, "rate": "0.07 embedding RMS", "dtype": "float32"}
 AGREEMENT, SHARE = 90.0, 95.0  # the bars
 
@@ -97,20 +99,14 @@ TASKS = (
         {"World": [" world"], "Sports": [" sports"], "Business": [" business"], "Sci/Tech": [" technology"]},
     ),
     Task(
-        "trec",
+        "mpqa",
         "test",
-        "Decide what kind of thing the following question asks for. Answer with exactly one word, either definition, "
-        "thing, description, person, place or number, in lower case, and do not answer the question itself or write "
-        "any other text.\nQuestion:",
-        "\nKind:",
-        {
-            "abbreviation": [" definition"],
-            "entity": [" thing"],
-            "description": [" description"],
-            "human": [" person"],
-            "location": [" place"],
-            "number": [" number"],
-        },
+        "Decide whether the following phrase from a news article expresses a positive or a negative opinion. Answer "
+        "with exactly one word, either positive or negative, in lower case, and do not give any explanation or any "
+        "other text.\nPhrase:",
+        "\nOpinion:",
+        {"negative": [" negative"], "positive": [" positive"]},
+        shortest=2,
     ),
 )
 
@@ -344,7 +340,7 @@ def develop(steps: int, batch: int, data: Path, names: Sequence[str]) -> None:
 def main(given: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with sst2/, ag_news_10k/ and trec/")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with sst2/, ag_news_10k/ and mpqa/")
     parser.add_argument("--quick", action="store_true", help="one seed, two steps, a few rows (a trial, no evidence)")
     parser.add_argument("--develop", type=int, metavar="STEPS", help="measure on training texts, write nothing")
     parser.add_argument("--batch", type=int, default=BATCH, help="with --develop")
