@@ -47,8 +47,9 @@ def fitted(model: ReprogramModel, rows: Any = ROWS, **options: Any) -> Tensor:
 
 
 def calls(model: ReprogramModel) -> list[int]:
-    """Rows of every pass of the base's body from now on."""
+    """Rows of every pass of the base's body from now on, each row whole."""
     seen: list[int] = []
+    model.backbone.sharing = None
     body = model.backbone.base.model
     body.register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["inputs_embeds"])), with_kwargs=True)
     return seen

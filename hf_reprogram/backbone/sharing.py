@@ -73,8 +73,10 @@ class Sharing:
             answers_only: whether nothing before the slots is read; it may then be zeros.
         """
         mask = batch.attention_mask
-        if mask.shape[1] < 2 or self.backbone.base.is_activation_checkpointing:  # which forbids keeping anything
-            return None
+        if mask.shape != batch.embeds.shape[:2] or mask.shape[1] < 2:
+            return None  # refused where it is run
+        if self.backbone.base.is_activation_checkpointing:
+            return None  # nothing may be kept
         same = (batch.embeds == batch.embeds[:1]).all(-1).all(0)  # (time,)
         if batch.changed is None or not (answers_only and batch.embeds.requires_grad):
             before = torch.zeros_like(mask[:, 0])

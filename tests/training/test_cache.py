@@ -71,7 +71,7 @@ def rows_run(model: ReprogramModel) -> list[int]:
     """Rows of every pass of the base from now on."""
     seen: list[int] = []
     run = model.backbone.states
-    model.backbone.states = lambda batch: (seen.append(len(batch)), run(batch))[1]
+    model.backbone.states = lambda batch, *rest: (seen.append(len(batch)), run(batch, *rest))[1]
     return seen
 
 
