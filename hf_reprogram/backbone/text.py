@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -16,9 +17,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..batch import Batch, Reading, Readout
 from ..errors import BaseModelError, UsageError
+from .ask import family_of
 from .base import Backbone
-from .families import FAMILIES
-from .heads import Head
+from .heads import Head, through
 from .kinds import KINDS
 
 
@@ -57,7 +58,7 @@ class TextBackbone(Backbone):
 
     def __init__(self, base: PreTrainedModel) -> None:
         super().__init__(base)
-        self.family = FAMILIES[base.config.model_type]
+        self.family = family_of(base, self.kind)
         # Without a language model's head there is nothing that words could be read from.
         self.head = Head(base, self.family) if "rows" in self.gives else None
 
@@ -72,6 +73,10 @@ class TextBackbone(Backbone):
     def embedding(self) -> nn.Module:
         """The embedding module that the body really calls (for T5 and BART that is not `get_input_embeddings()`)."""
         return self.body.get_submodule(self.family.embed)
+
+    def state_size(self, pool: str = "answer", layer: int | None = None, parts: int = 1) -> int:
+        """Size of what a `state` Reading gives."""
+        return getattr(self.base.config, self.family.state) * (2 if pool == "statistics" else 1)
 
     @property
     def width(self) -> int:
@@ -112,7 +117,11 @@ class TextBackbone(Backbone):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids (batch, time) -> vectors that the body takes as `inputs_embeds` (batch, time, width)."""
-        return self.embedding(ids)
+        vectors = self.embedding(ids)
+        if self.family.embed_scale is None:
+            return vectors
+        path, _, name = self.family.embed_scale.rpartition(".")
+        return vectors * getattr(self.body.get_submodule(path), name)
 
     @torch.no_grad()
     def rms(self) -> float:
@@ -144,6 +153,10 @@ class TextBackbone(Backbone):
             {"position_ids": positions} if "position_ids" in _parameters(module) else {}
         )
 
+    def _rows(self, batch: Batch) -> dict[str, Tensor]:
+        """What the base takes for words: embeddings, or ids whose embeddings `_overwritten` puts there."""
+        return {"input_ids": batch.input_ids} if self.family.reads_ids else {"inputs_embeds": batch.embeds}
+
     def _inputs(self, batch: Batch, module: nn.Module) -> dict[str, Tensor]:
         if batch.embeds.shape[:2] != batch.attention_mask.shape:
             raise UsageError(
@@ -151,10 +164,28 @@ class TextBackbone(Backbone):
                 f"of shape {tuple(batch.attention_mask.shape)}",
                 f"{tuple(batch.embeds.shape[:2])}, slots included",
             )
-        inputs = {"inputs_embeds": batch.embeds, **self._layout(batch.attention_mask, module)}
+        inputs = self._rows(batch) | self._layout(batch.attention_mask, module)
         if batch.token_type_ids is not None and self.family.token_types:
             inputs["token_type_ids"] = batch.token_type_ids
         return inputs
+
+    @contextmanager
+    def _overwritten(self, batch: Batch) -> Iterator[None]:
+        """Of a family that reads ids, with the batch's embeddings in place of what the base embeds, for one call."""
+        if not self.family.reads_ids:
+            yield
+            return
+
+        def put(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            handle.remove()  # what `generate` writes after the row is embedded as it is
+            # Beams of a row stand together.
+            return batch.embeds.repeat_interleave(len(output) // len(batch), 0).to(output.dtype)
+
+        handle = self.embedding.register_forward_hook(put)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Run the body once: (states, context).
@@ -169,7 +200,8 @@ class TextBackbone(Backbone):
         body = self.body
         if self.kind != "seq2seq":
             cache = {"use_cache": False} if "use_cache" in _parameters(body) else {}
-            hidden = body(**self._inputs(batch, body), **cache).last_hidden_state  # (batch, time, dim)
+            with self._overwritten(batch):
+                hidden = body(**self._inputs(batch, body), **cache).last_hidden_state  # (batch, time, dim)
             return hidden, hidden
         context = body.encoder(**self._inputs(batch, body.encoder)).last_hidden_state  # (batch, time, dim)
         hidden = body.decoder(
@@ -229,12 +261,13 @@ class TextBackbone(Backbone):
 
     def _classes(self, batch: Batch, context: Tensor) -> Tensor:
         """Logits of the base's own sequence classifier: (batch, classes)."""
-        state = self._pooled(batch, "last" if self.family.causal else "first", context)  # (batch, dim)
+        pool = "last" if self.family.causal else "first"
+        if self.family.classify_pool and getattr(self.base.config, self.family.classify_pool) == "mean":
+            pool, batch = "mean", replace(batch, slot_index=None)  # as the base does, which knows of no slots
+        state = self._pooled(batch, pool, context)  # (batch, dim)
         if self.family.classify_sequence:
             state = state.unsqueeze(1)  # (batch, 1, dim), of which the classifier picks the first
-        for path in self.family.classify:
-            state = self.base.get_submodule(path)(state)
-        return state.float()
+        return through(self.base, self.family.classify, state).float()
 
     def _continuation(self, batch: Batch, states: Tensor) -> Readout:
         """Log-probabilities of the tokens of `answer_ids`, (batch, tokens); only what is read is scored."""
@@ -307,7 +340,8 @@ class TextBackbone(Backbone):
         inputs = self._inputs(batch, self.base)
         if self.family.causal:
             inputs["use_cache"] = False
-        return self.base(**inputs, **kwargs)
+        with self._overwritten(batch):
+            return self.base(**inputs, **kwargs)
 
     def without_slots(self, batch: Batch) -> Batch:
         """The batch with its slots masked out, for a disabled program.
@@ -329,7 +363,14 @@ class TextBackbone(Backbone):
         """The base's own `generate` on embedded rows; new tokens only, (batch, new)."""
         if self.kind not in ("causal", "seq2seq"):
             raise UsageError("generate", f"{type(self.base).__name__} writes no text", "a causal or seq2seq base")
-        return self.base.generate(inputs_embeds=batch.embeds, attention_mask=batch.attention_mask, **kwargs)
+        if self.family.causal and "left" not in self.family.sides and not bool(batch.attention_mask.all()):
+            what = (
+                f"rows of different lengths, and a {type(self.base).__name__} is exact with padding on the right only"
+            )
+            raise UsageError("generate", what, "rows of one length", "one row at a time")
+        with self._overwritten(batch):
+            new = self.base.generate(**self._rows(batch), attention_mask=batch.attention_mask, **kwargs)
+        return new[:, batch.input_ids.shape[1] :] if self.family.reads_ids else new
 
 
 def _parameters(module: nn.Module) -> frozenset[str]:
