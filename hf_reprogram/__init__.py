@@ -38,6 +38,7 @@ _NAMES = {
     "pipeline": "pipelines",
     "plot_mapping": "tools.figures",
     "plot_program": "tools.figures",
+    "target_symbols": "symbols",
 }
 
 __all__ = sorted(_NAMES)

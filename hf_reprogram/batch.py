@@ -23,6 +23,8 @@ class Batch:
         token_type_ids: (batch, time) or None.
         embeds: (batch, time, width) source embeddings, once something has embedded.
         slot_index: (batch, time) number of the slot at each position, -1 where there is none.
+        symbol_index: (batch, time) number of the target symbol at each position, -1 where the base's own tokens stand;
+            None where rows have none.
         answer_index: (batch,) or (batch, tokens) position that the mapping reads; -1 where a row has fewer.
         answer_ids: (batch, tokens) the tokens of a label word whose probability is read there, or of the text that a
             model that hears is to write; below 0 where it has fewer.
@@ -39,6 +41,7 @@ class Batch:
     token_type_ids: Tensor | None = None
     embeds: Tensor | None = None
     slot_index: Tensor | None = None
+    symbol_index: Tensor | None = None
     answer_index: Tensor | None = None
     answer_ids: Tensor | None = None
     input_values: Tensor | None = None

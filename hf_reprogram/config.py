@@ -16,6 +16,7 @@ from . import presets
 from .canvas import as_canvas
 from .errors import ConfigError, did_you_mean
 from .registry import Options, Strict, build, method_class
+from .symbols import Symbols
 
 
 PEFT_TYPE = "REPROGRAM"
@@ -193,13 +194,12 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
         programs = self.programs
         if not programs:
             raise ConfigError("ReprogramConfig.program", "an empty list", 'a program, or "none"')
-        layouts = [p for p in programs if p.layout() is not None]
-        if len(layouts) > 1:
-            raise ConfigError(
-                "ReprogramConfig.program",
-                f"{len(layouts)} programs lay out the row: {[p.type for p in layouts]}",
-                "one template",
-            )
+        for what, found in (
+            ("lay out the row", [p.type for p in programs if p.layout() is not None]),
+            ("write rows in symbols", [p.type for p in programs if p.target_symbols() is not None]),
+        ):
+            if len(found) > 1:
+                raise ConfigError("ReprogramConfig.program", f"{len(found)} programs {what}: {found}", "one of them")
         stages = [(method_class("program", p.type).accepts, method_class("program", p.type).gives) for p in programs]
         for i, ((_, gives), (accepts, _)) in enumerate(zip(stages, stages[1:], strict=False)):
             if gives != accepts and (gives, accepts) not in BRIDGES:
@@ -232,6 +232,10 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
     def layout(self) -> str | None:
         """The template of the program that lays out the row, or None."""
         return next((t for p in self.programs if (t := p.layout()) is not None), None)
+
+    def target_symbols(self) -> Symbols | None:
+        """The symbols of the program that has its rows written in some, or None."""
+        return next((s for p in self.programs if (s := p.target_symbols()) is not None), None)
 
 
 # PEFT has to know the type of a config (E§0 3). By name, since the joint with PEFT stands below this room.

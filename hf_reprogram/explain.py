@@ -55,7 +55,8 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
 
     Of vectors in slots: their nearest source tokens, at distances in lengths of an average token vector. `far` is true
     where a slot lies farther from its nearest token than tokens lie from each other; such neighbours mean nothing. Of
-    sound: plain `facts`, and with `rows` how loud the signal is against what the program changes, by label.
+    other programs: plain `facts`, where token ids that a program names come back as tokens. Of sound with `rows`: how
+    loud the signal is against what the program changes, by label.
 
     Args:
         rows: dict rows of sound, for `ratios`; those without a label are one group.
@@ -69,14 +70,21 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
     found = [row for program in programs for row in program.explain(model.backbone)]
     slots = [row for row in found if "slot" in row]
     tokenizer = tokenizer_of(model.processing_class)
+
+    def token(i: int) -> str:
+        return tokenizer.decode([i]) if tokenizer is not None else f"<{i}>"
+
     for row in slots:
         ids = row["ids"][:neighbours]
-        tokens = [tokenizer.decode([i]) if tokenizer is not None else f"<{i}>" for i in ids]
-        row.update(ids=ids, tokens=tokens, distances=row["distances"][:neighbours])
+        row.update(ids=ids, tokens=[token(i) for i in ids], distances=row["distances"][:neighbours])
     return Explanation(
         program=" + ".join(p.options.type for p in programs),
         slots=slots,
-        facts=[row for row in found if "slot" not in row],
+        facts=[
+            {name: token(i) for name, i in row.get("ids", {}).items()} | {k: v for k, v in row.items() if k != "ids"}
+            for row in found
+            if "slot" not in row
+        ],
         ratios=[] if rows is None else _ratios(model, rows, features),
         mapping=model.active_mapping().explain(),
     )

@@ -261,7 +261,7 @@ class ReprogramModel(PeftModel):
         name = adapter_name or self.active_name()
         config = copy.deepcopy(self._config_of(name))
         program, mapping = self.base_model.sites()
-        folded = [part.fold() for part in program.entries[name]]
+        folded = [part.fold(self.backbone) for part in program.entries[name]]
         options = [option for option, _ in folded]
         config.program = options[0] if len(options) == 1 else options
         tensors = {f"program.{i}.{key}": t for i, (_, state) in enumerate(folded) for key, t in state.items()}

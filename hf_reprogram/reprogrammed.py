@@ -116,11 +116,13 @@ class Reprogrammed(nn.Module):
         num_items_in_batch: Tensor | int | None = None,
         readout: Tensor | None = None,
         offset: Tensor | None = None,
+        symbol_index: Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """Laid out columns to target logits.
 
         Args:
             input_ids, attention_mask, slot_index: (batch, time), as `model.collator()` makes them.
+            symbol_index: (batch, time) the same, where rows are written in target symbols.
             input_values, signal_mask: (batch, samples) the same, of a model that hears.
             offset: (batch,) the canvas's first sample on the source's own clock, where rows say it.
             answer_index: (batch,) or (batch, tokens) the positions that are read.
@@ -140,7 +142,7 @@ class Reprogrammed(nn.Module):
             return self._mapped(Batch(), [self._read_before(readout, rows)], labels, num_items_in_batch)
         batch = self.batch(
             input_ids, attention_mask, token_type_ids, slot_index, answer_index, answer_ids, adapter_names,
-            input_values, signal_mask, offset,
+            input_values, signal_mask, offset, symbol_index,
         )  # fmt: skip
         if self.disabled:
             return self.backbone.base_output(self.backbone.plain(batch))
@@ -188,13 +190,14 @@ class Reprogrammed(nn.Module):
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None, slot_index: Tensor | None = None, answer_index: Tensor | None = None,
         answer_ids: Tensor | None = None, adapter_names: list[str] | None = None, input_values: Tensor | None = None,
-        signal_mask: Tensor | None = None, offset: Tensor | None = None,
+        signal_mask: Tensor | None = None, offset: Tensor | None = None, symbol_index: Tensor | None = None,
     ) -> Batch:  # fmt: skip
         """Columns as a Batch."""
         names = tuple(adapter_names) if adapter_names is not None else None
         columns = Batch(
             input_ids, attention_mask, token_type_ids, slot_index=slot_index, answer_index=answer_index,
             answer_ids=answer_ids, adapters=names, input_values=input_values, signal_mask=signal_mask, offset=offset,
+            symbol_index=symbol_index,
         )  # fmt: skip
         return self.backbone.accept(columns)
 

@@ -85,8 +85,8 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
     else:
         config.canvas = _canvas(config.canvas or CanvasConfig(), backbone)
         _check_pool(config, backbone)
-        for part in config.programs:
-            part.resolve(config.canvas, backbone, _reading(config, backbone))
+    for part in config.programs:
+        part.resolve(config.canvas, backbone, _reading(config, backbone))
     config.base_model_name_or_path = backbone.base.config._name_or_path or None
     config.base_auto_class = backbone.auto_class
     config.embedding_rms = remembered(backbone.base, "rms", lambda _: backbone.rms())

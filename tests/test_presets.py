@@ -20,6 +20,14 @@ WORDS = {"negative": [" bad"], "positive": [" good"]}
 TABLE: dict[str, tuple[str, dict[str, Any], int, str | None, set[str]]] = {
     "warp": ("bert", {}, 8, "mask", {"program.0.slots", "mapping.vectors", "mapping.bias"}),
     "prompt_tuning": ("llama", {}, 20, "vocab", {"program.0.slots"}),
+    # The tiny base's embeddings are narrower than the paper's rank.
+    "dept": (
+        "llama",
+        {"position_rank": 4},
+        0,
+        None,
+        {"program.0.slots", "program.1.place_left", "program.1.place_right"},
+    ),
     "linear_probe": ("llama", {}, 0, None, {"mapping.matrix", "mapping.bias", "mapping.fitted"}),
     "voice2series": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.indices"}),
     "voice2series_code": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.indices"}),
@@ -55,6 +63,16 @@ def test_warp_is_the_paper_s() -> None:
     config = hr.ReprogramConfig.from_preset("warp", labels=WORDS)
     assert config.program.template == "{prompt:3} {text} {prompt:3} {answer} {prompt:2}"
     assert config.mapping.rows == "trained"
+
+
+def test_dept_is_the_paper_s() -> None:
+    """T§1.2: as many numbers as 100 vectors of width 768, in 40 vectors and an offset of rank 45; two rates."""
+    config = hr.ReprogramConfig.from_preset("dept", labels=WORDS)
+    prompt, embedding = config.programs
+    assert prompt.slots * 768 + embedding.position_rank * (embedding.positions + 768) == 100 * 768
+    assert embedding.rank == 0 and config.layout() == "{prompt:40} {text}{answer}"
+    small = hr.ReprogramConfig.from_preset("dept", labels=WORDS, position_rank=4)
+    assert len(set(build(small, "llama").learning_rates().values())) == 2
 
 
 def test_voice2series_is_the_paper_s() -> None:

@@ -18,6 +18,7 @@ ORDER = [
     "errors",
     "batch",
     "template",
+    "symbols",
     "registry",
     "canvas",
     "processors",

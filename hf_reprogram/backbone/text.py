@@ -347,8 +347,12 @@ class TextBackbone(Backbone):
         """The batch with its slots masked out, for a disabled program.
 
         Raises:
-            UsageError: the base has relative positions that masking cannot skip (T5: N24).
+            UsageError: the base has relative positions that masking cannot skip (T5: N24); rows in target symbols,
+                which it cannot read.
         """
+        if batch.symbol_index is not None and bool((batch.symbol_index >= 0).any()):
+            what = f"the batch holds target symbols, which {type(self.base).__name__} cannot read"
+            raise UsageError("disable_adapter", what, fix="lay the rows out with model.collator(disabled=True)")
         if batch.slot_index is None or not bool((batch.slot_index >= 0).any()):
             return batch
         if "position_ids" not in _parameters(self.base):

@@ -12,6 +12,7 @@ import xxhash
 
 from ..config import ReprogramConfig
 from ..errors import ConfigError, DataError, UsageError, did_you_mean
+from ..symbols import Symbols
 from ..template import Answer, Column, Piece, Slots, Words, columns, parse, slot_count
 from .rows import LABEL_COLUMNS, as_rows, label_of, program_of, target_of
 
@@ -24,12 +25,14 @@ class Layout:
     labels: tuple[str, ...] | None = None
     problem_type: str = "single_label_classification"
     words: tuple[tuple[int, ...], ...] | None = None
+    symbols: Symbols | None = None
 
 
 @dataclass
 class LaidOut:
-    """One row before padding: token ids, slot numbers (-1 elsewhere), the answer's position, program, label; and where
-    words of several tokens are scored, their token ids: it then becomes one row of the batch for each of them."""
+    """One row before padding: token ids, or ~ of the numbers of target symbols; slot numbers (-1 elsewhere), the
+    answer's position, program, label; and where words of several tokens are scored, their token ids: it then becomes
+    one row of the batch for each of them."""
 
     adapter: str | None
     ids: list[int] = field(default_factory=list)
@@ -59,7 +62,8 @@ class TextCollator:
         disabled: lay out no slots, for a disabled program.
 
     Returns of a call:
-        dict of `input_ids`, `attention_mask`, `slot_index` (batch, time), `answer_index` (batch,) where the template
+        dict of `input_ids`, `attention_mask`, `slot_index` (batch, time), `symbol_index` likewise where a program
+        has its rows written in target symbols, `answer_index` (batch,) where the template
         has an answer, `labels` (batch,) or (batch, outputs) where the rows have them, `adapter_names` where rows name
         a program. Where words of several tokens are scored, each row stands there once for every word, with
         `answer_index` and `answer_ids` (batch, tokens); `labels` stay one per row.
@@ -224,7 +228,15 @@ class TextCollator:
             raise DataError(f"{where}[{piece.name!r}]", f"{value!r} is a {type(value).__name__}", "a text")
         if not value.strip():
             raise DataError(f"{where}[{piece.name!r}]", f"{value!r} is empty", "a text", "drop such rows")
+        if layout.symbols is not None and not self.disabled:
+            return self._symbols(value, layout.symbols, f"{where}[{piece.name!r}]")
         return self._tokens(piece.lead + value)
+
+    def _symbols(self, text: str, symbols: Symbols, where: str) -> list[int]:
+        """~ of the numbers of a text's symbols: below 0, so that no token is taken for one. The base's mask token
+        stays what it is."""
+        mask = getattr(self.tokenizer, "mask_token", None)
+        return [~code for code in symbols.read(text, {mask: self.tokenizer.mask_token_id} if mask else None, where)]
 
     def _tokens(self, text: str) -> list[int]:
         """Ids of one piece, without specials. Tokenizers that set a space before every text get ours taken away."""
@@ -276,11 +288,14 @@ class TextCollator:
             rest = [filler] * (longest - len(values))
             return rest + values if left else values + rest
 
+        codes = torch.tensor([padded(m.ids, self.harmless) for m in made])  # (batch, time)
         batch: dict[str, Any] = {
-            "input_ids": torch.tensor([padded(m.ids, self.harmless) for m in made]),  # (batch, time)
+            "input_ids": codes.where(codes >= 0, self.harmless),
             "attention_mask": torch.tensor([padded([1] * len(m.ids), 0) for m in made]),
             "slot_index": torch.tensor([padded(m.slots, -1) for m in made]),
         }
+        if any(layout.symbols for layout in self.layouts.values()) and not self.disabled:
+            batch["symbol_index"] = (~codes).clamp(min=-1)
         if all(m.answer is not None for m in made):
             shift = left and self.facts.answer != "decoder"
             batch["answer_index"] = torch.tensor([m.answer + (longest - len(m.ids) if shift else 0) for m in made])
@@ -295,6 +310,7 @@ def layout_of(config: ReprogramConfig) -> Layout:
         tuple(config.labels) if config.labels is not None else None,
         config.problem_type,
         tuple(map(tuple, words)) if words is not None else None,
+        config.target_symbols(),
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..batch import Batch, Reading
 from ..errors import UsageError
 from ..registry import Options
+from ..symbols import Symbols
 
 
 @dataclass
@@ -24,12 +25,15 @@ class ProgramOptions(Options):
         """The template by which the collator lays out a row; None for a program that lays nothing out."""
         return None
 
+    def target_symbols(self) -> Symbols | None:
+        """The symbols in which rows' columns are written; None for the base's own tokens."""
+        return None
+
     def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
-        """Fill in what depends on canvas and base (sizes, layers), once, so that loading needs neither. Of bases that
-        hear only.
+        """Fill in what depends on canvas and base (sizes, layers), once, so that loading needs neither.
 
         Args:
-            canvas: a CanvasConfig, its `samples` known.
+            canvas: a CanvasConfig, its `samples` known; None for a base that reads.
             backbone: of the base.
             reading: what the mapping reads.
 
@@ -77,7 +81,7 @@ class Program(nn.Module):
     def initialise(self, backbone: Any, generator: torch.Generator, tokenizer: Any = None) -> None:
         """Set the parameters' start from the base's own statistics, random numbers from `generator` only (N29)."""
 
-    def fold(self) -> tuple[ProgramOptions, dict[str, Tensor]]:
+    def fold(self, backbone: Any) -> tuple[ProgramOptions, dict[str, Tensor]]:
         """Options and state of a registered program that does the same with fewer numbers; else its own."""
         return self.options, dict(self.state_dict())
 

@@ -134,7 +134,7 @@ class Prompt(SlotProgram):
     def vectors(self) -> Tensor:
         return self.units() * self.scale
 
-    def fold(self) -> tuple[PromptConfig, dict[str, Tensor]]:
+    def fold(self, backbone: Any) -> tuple[PromptConfig, dict[str, Tensor]]:
         defaults = {f.name: f.default for f in dataclasses.fields(PromptConfig)}
         names = ("parametrisation", "bottleneck", "rank")
         plain = dataclasses.replace(self.options, **{name: defaults[name] for name in names})

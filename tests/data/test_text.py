@@ -12,6 +12,7 @@ import torch
 from hf_reprogram.backbone.text import Facts
 from hf_reprogram.data.text import Layout, TextCollator, harmless_id, special_ids
 from hf_reprogram.errors import ConfigError, DataError
+from hf_reprogram.symbols import Symbols
 from hf_reprogram.template import parse
 from hf_reprogram.testing import LABELS, LANGUAGE_MODELS, ROWS, tiny
 
@@ -140,3 +141,44 @@ def test_padding_stands_on_masks_not_on_ids() -> None:
     batch = _collator()(ROWS)
     lengths = [len(row.ids) for row in _collator().lay_out(ROWS)]
     assert batch["attention_mask"].sum(1).tolist() == lengths
+
+
+class TestSymbols:
+    """Rows of a language that the base never read."""
+
+    def _collator(self, **options: object) -> TextCollator:
+        layout = Layout(parse("{prompt:1} {text} it was{answer}"), tuple(LABELS), symbols=Symbols(("A", "C", "G")))
+        return TextCollator(tiny("bert")[1], {"default": layout}, "default", Facts("mask", 0, "right", 12), **options)
+
+    def test_columns_are_symbols_and_the_templates_words_are_not(self) -> None:
+        batch = self._collator()([{"text": "GAC"}, {"text": "A"}])
+        # [CLS] slot G A C it was [MASK] [SEP]
+        assert batch["symbol_index"].tolist() == [[-1, -1, 2, 0, 1, *[-1] * 4], [-1, -1, 0, *[-1] * 6]]
+        tokenizer = tiny("bert")[1]
+        plain = batch["input_ids"][0][batch["symbol_index"][0] < 0].tolist()
+        assert tokenizer.convert_ids_to_tokens(plain)[2:-1] == ["it", "was", tokenizer.mask_token]
+        assert set(batch["input_ids"][batch["symbol_index"] >= 0].tolist()) == {harmless_id(tokenizer)}
+        assert batch["answer_index"].tolist() == [7, 5]
+
+    def test_the_mask_token_stays_the_bases_own(self) -> None:
+        batch = self._collator()([{"text": f"G{tiny('bert')[1].mask_token}C"}])
+        assert batch["symbol_index"][0, 2:5].tolist() == [2, -1, 1]
+        assert batch["input_ids"][0, 3] == tiny("bert")[1].mask_token_id
+
+    def test_a_long_column_is_cut(self) -> None:
+        batch = self._collator()([{"text": "ACG" * 20}])
+        assert batch["symbol_index"].tolist() == [[-1, -1, 0, 1, 2, 0, 1, 2, *[-1] * 4]]
+
+    def test_a_disabled_program_reads_the_bases_own_tokens(self) -> None:
+        batch = self._collator(disabled=True)([{"text": "film"}])
+        assert "symbol_index" not in batch
+        assert "film" in tiny("bert")[1].convert_ids_to_tokens(batch["input_ids"][0].tolist())
+
+    def test_left_padding(self) -> None:
+        collator = self._collator()
+        collator.facts = replace(collator.facts, padding_side="left")
+        assert collator([{"text": "GAC"}, {"text": "A"}])["symbol_index"][1].tolist() == [*[-1] * 4, 0, *[-1] * 4]
+
+    def test_no_symbol_is_an_error_of_its_row(self) -> None:
+        with pytest.raises(DataError, match=r"rows\[1\]\['text'\]: 'U' at position 1"):
+            self._collator()([{"text": "A"}, {"text": "AU"}])

@@ -1,0 +1,160 @@
+"""Target symbols: the vocabulary of a language that the base never read. Pure text, no torch.
+
+A program that says `symbols` has the columns of its rows read as such symbols; fixed words of the template stay words
+of the base.
+
+Example:
+
+    >>> dna = Symbols(("A", "C", "G", "T"))
+    >>> dna.read("GATTACA")
+    [2, 0, 3, 3, 0, 1, 0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, DataError, did_you_mean
+
+
+MOST = 65_536  # more symbols than any table of a few kilobytes could hold: a file of something else
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """Symbols in order of their numbers, and how a text falls into them.
+
+    Args:
+        names: the symbols, each once.
+        unknown: the symbol that stands for everything else; None refuses it.
+        spaced: whether symbols are words between spaces; else the longest symbol that fits is taken, from the left,
+            and spaces that are no symbols themselves are left out.
+    """
+
+    names: tuple[str, ...]
+    unknown: str | None = None
+    spaced: bool = False
+
+    @cached_property
+    def number(self) -> dict[str, int]:
+        """Symbol -> its number."""
+        return {name: i for i, name in enumerate(self.names)}
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        return sorted({len(name) for name in self.names}, reverse=True)
+
+    def read(self, text: str, passed: Mapping[str, int] | None = None, where: str = "text") -> list[int]:
+        """Numbers of the symbols of a text; of words that `passed` names, such as the base's mask token, ~ of theirs.
+
+        Args:
+            text: the text.
+            passed: word -> id, both of the base.
+            where: how errors name the text.
+
+        Returns:
+            Numbers from 0; ~id, below 0, of passed words.
+
+        Raises:
+            DataError: a symbol that is none.
+
+        Example:
+
+            >>> Symbols(("A", "B")).read("AB[MASK]", {"[MASK]": 103})
+            [0, 1, -104]
+        """
+        passed = passed or {}
+        found: list[int] = []
+        at = 0
+        while at < len(text):
+            word = next((w for w in passed if text.startswith(w, at)), None)
+            symbol = None if word else self._next(text, at)
+            if word is not None:
+                found.append(~passed[word])
+                at += len(word)
+            elif symbol in self.number:
+                found.append(self.number[symbol])
+                at += len(symbol)
+            elif text[at].isspace():
+                at += 1
+            else:
+                odd = symbol if self.spaced else text[at]
+                found.append(self._odd(odd, text, at, where))
+                at += len(odd)
+        return found
+
+    def _next(self, text: str, at: int) -> str | None:
+        """The symbol that begins here: the longest that fits, or the word up to the next space."""
+        if self.spaced:
+            return text[at:].split(maxsplit=1)[0] if not text[at].isspace() else None
+        return next((text[at : at + n] for n in self._lengths if text[at : at + n] in self.number), None)
+
+    def _odd(self, odd: str, text: str, at: int, where: str) -> int:
+        if self.unknown is not None:
+            return self.number[self.unknown]
+        near = did_you_mean(odd, self.names)
+        what = f"{odd!r} at position {at} of {text[:60]!r} is no symbol"
+        raise DataError(where, what, f"one of the {len(self.names)} target symbols", f"{near}; or set unknown=...")
+
+
+def target_symbols(source: Any) -> list[str]:
+    """Symbols for `DictionaryConfig(symbols=...)` and its kin, from what a user has.
+
+    Args:
+        source: a tokenizer (its vocabulary in order of the ids, special tokens left out); a path of a text file with
+            one symbol per line; or texts, whose characters are taken, sorted.
+
+    Returns:
+        The symbols. Text is cut into them by the longest match: this is what a WordLevel tokenizer of molecules or
+        codons does, and not what the merges of a BPE tokenizer do.
+
+    Raises:
+        ConfigError: a source that holds none.
+
+    Example:
+
+        >>> target_symbols(["GATTACA", "TAC"])
+        ['A', 'C', 'G', 'T']
+    """
+    where = "target_symbols(source)"
+    if hasattr(source, "get_vocab"):
+        special = {*source.all_special_tokens, *source.get_added_vocab()}
+        found = [token for token, _ in sorted(source.get_vocab().items(), key=lambda item: item[1])]
+        found = [token for token in found if token not in special]
+    elif isinstance(source, str | Path):
+        try:
+            found = [line for line in Path(source).read_text(encoding="utf-8").splitlines() if line]
+        except (OSError, UnicodeDecodeError) as error:
+            what = f"{str(source)!r} cannot be read ({error})"
+            raise ConfigError(where, what, "a text file with one symbol per line") from error
+    else:
+        found = sorted({character for text in source for character in text if not character.isspace()})
+    if not found:
+        raise ConfigError(where, "holds no symbol", "a tokenizer, a file with one symbol per line, or texts")
+    return found
+
+
+def check_symbols(symbols: str | Sequence[str], unknown: str | None, where: str) -> list[str]:
+    """Symbols of an option as a list; a text is a list of its characters.
+
+    Raises:
+        ConfigError: none, too many, one twice, an empty one, an unknown that is none of them.
+    """
+    names = list(symbols)
+    if not names:
+        raise ConfigError(where, f"{symbols!r}", 'symbols: "ACGT", or a list', "hr.target_symbols(...) finds them")
+    if len(names) > MOST:
+        raise ConfigError(where, f"{len(names):,} symbols", f"at most {MOST:,}")
+    if len(set(names)) != len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ConfigError(where, f"{twice!r} stands twice", "each symbol once")
+    if not all(names):
+        raise ConfigError(where, "an empty symbol", "symbols of at least one character")
+    if unknown is not None and unknown not in names:
+        place = where.rpartition(".")[0] + ".unknown"
+        raise ConfigError(place, f"{unknown!r} is no symbol", "one of the symbols", did_you_mean(unknown, names))
+    return names

@@ -1,0 +1,76 @@
+"""Target symbols: how a text falls into them, where they come from, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hf_reprogram.errors import ConfigError, DataError
+from hf_reprogram.symbols import MOST, Symbols, check_symbols, target_symbols
+from hf_reprogram.testing import tiny
+
+
+SMILES = Symbols(("C", "Cl", "l", "O", "(", ")"))
+
+
+def test_the_longest_symbol_is_taken_from_the_left() -> None:
+    assert SMILES.read("CCl(O)") == [0, 1, 4, 3, 5]
+
+
+def test_spaces_part_words_or_are_left_out() -> None:
+    codons = Symbols(("ATG", "TAA"), spaced=True)
+    assert codons.read("ATG  TAA ATG") == [0, 1, 0]
+    assert Symbols(("A", "B")).read("A B\nA") == [0, 1, 0]
+    assert Symbols(("A", " ")).read("A A") == [0, 1, 0]
+
+
+def test_the_bases_own_words_pass() -> None:
+    assert SMILES.read("C<mask>O", {"<mask>": 4}) == [0, ~4, 3]
+
+
+def test_an_unknown_symbol_is_named_with_its_place() -> None:
+    with pytest.raises(DataError, match=r"rows\[3\]: 'B' at position 2 of 'COB' is no symbol"):
+        SMILES.read("COB", where="rows[3]")
+    with pytest.raises(DataError, match="'CTG' at position 4"):
+        Symbols(("ATG",), spaced=True).read("ATG CTG")
+    assert Symbols(("A", "X"), unknown="X").read("ABA") == [0, 1, 0]
+    assert Symbols(("AT", "X"), unknown="X", spaced=True).read("AT GG AT") == [0, 1, 0]
+
+
+class TestSources:
+    """From a tokenizer, a file, texts."""
+
+    def test_texts_give_their_characters(self) -> None:
+        assert target_symbols(["GAT TACA", "TA"]) == ["A", "C", "G", "T"]
+
+    def test_a_tokenizer_gives_its_vocabulary_without_specials(self) -> None:
+        tokenizer = tiny("bert")[1]
+        found = target_symbols(tokenizer)
+        assert not set(found) & set(tokenizer.all_special_tokens)
+        assert found == sorted(found, key=tokenizer.convert_tokens_to_ids) and "film" in found
+
+    def test_a_file_gives_its_lines(self, tmp_path: Path) -> None:
+        path = tmp_path / "vocab.txt"
+        path.write_text("Cl\nC\n\nO\n")
+        assert target_symbols(path) == target_symbols(str(path)) == ["Cl", "C", "O"]
+
+    @pytest.mark.parametrize("source", [[], [" "], "no/such/file.txt"])
+    def test_nothing_is_refused(self, source: object) -> None:
+        with pytest.raises(ConfigError, match="symbol"):
+            target_symbols(source)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "unknown", "message"),
+    [
+        ("", None, "''"),
+        ("ABA", None, "'A' stands twice"),
+        (["A", ""], None, "an empty symbol"),
+        ("AB", "X", r"Options\.unknown: 'X' is no symbol"),
+        ([str(i) for i in range(MOST + 1)], None, "65,537 symbols"),
+    ],
+)
+def test_symbols_that_cannot_be_meant(symbols: object, unknown: str | None, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_symbols(symbols, unknown, "Options.symbols")
