@@ -38,7 +38,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 
-from assets import speech, text
+from assets import chains, speech, text
 from assets.asset import Asset, AssetError, Package, Say
 from assets.text import LABELS
 
@@ -60,7 +60,7 @@ __all__ = [
 RECORD = "asset.json"
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # beside the checkout
 MB = 1_000_000
-ASSETS: dict[str, Asset] = {**text.ASSETS, **speech.ASSETS}
+ASSETS: dict[str, Asset] = {**text.ASSETS, **speech.ASSETS, **chains.ASSETS}
 
 
 # The cache ----------------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -16,11 +16,13 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..batch import Batch, Reading, Readout
-from ..errors import BaseModelError, UsageError
+from ..errors import BaseModelError, UsageError, first_line
 from .ask import family_of
 from .base import Backbone
 from .heads import Head, through
+from .inside import by_ids
 from .kinds import KINDS
+from .writing import checked, new_only, to_the_right
 
 
 @dataclass(frozen=True)
@@ -153,10 +155,6 @@ class TextBackbone(Backbone):
             {"position_ids": positions} if "position_ids" in _parameters(module) else {}
         )
 
-    def _rows(self, batch: Batch) -> dict[str, Tensor]:
-        """What the base takes for words: embeddings, or ids whose embeddings `_overwritten` puts there."""
-        return {"input_ids": batch.input_ids} if self.family.reads_ids else {"inputs_embeds": batch.embeds}
-
     def _inputs(self, batch: Batch, module: nn.Module) -> dict[str, Tensor]:
         if batch.embeds.shape[:2] != batch.attention_mask.shape:
             raise UsageError(
@@ -164,28 +162,14 @@ class TextBackbone(Backbone):
                 f"of shape {tuple(batch.attention_mask.shape)}",
                 f"{tuple(batch.embeds.shape[:2])}, slots included",
             )
-        inputs = self._rows(batch) | self._layout(batch.attention_mask, module)
+        inputs = {"inputs_embeds": batch.embeds, **self._layout(batch.attention_mask, module)}
         if batch.token_type_ids is not None and self.family.token_types:
             inputs["token_type_ids"] = batch.token_type_ids
         return inputs
 
-    @contextmanager
-    def _overwritten(self, batch: Batch) -> Iterator[None]:
-        """Of a family that reads ids, with the batch's embeddings in place of what the base embeds, for one call."""
-        if not self.family.reads_ids:
-            yield
-            return
-
-        def put(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            handle.remove()  # what `generate` writes after the row is embedded as it is
-            # Beams of a row stand together.
-            return batch.embeds.repeat_interleave(len(output) // len(batch), 0).to(output.dtype)
-
-        handle = self.embedding.register_forward_hook(put)
-        try:
-            yield
-        finally:
-            handle.remove()
+    def _by_ids(self, module: nn.Module, ids: Tensor) -> AbstractContextManager:
+        """Of a family that reads ids: calls of a module with embeddings go by ids."""
+        return by_ids(module, self.embedding, ids) if self.family.reads_ids else nullcontext()
 
     def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Run the body once: (states, context).
@@ -200,7 +184,7 @@ class TextBackbone(Backbone):
         body = self.body
         if self.kind != "seq2seq":
             cache = {"use_cache": False} if "use_cache" in _parameters(body) else {}
-            with self._overwritten(batch):
+            with self._by_ids(body, batch.input_ids):
                 hidden = body(**self._inputs(batch, body), **cache).last_hidden_state  # (batch, time, dim)
             return hidden, hidden
         context = body.encoder(**self._inputs(batch, body.encoder)).last_hidden_state  # (batch, time, dim)
@@ -340,7 +324,7 @@ class TextBackbone(Backbone):
         inputs = self._inputs(batch, self.base)
         if self.family.causal:
             inputs["use_cache"] = False
-        with self._overwritten(batch):
+        with self._by_ids(self.base, batch.input_ids):
             return self.base(**inputs, **kwargs)
 
     def without_slots(self, batch: Batch) -> Batch:
@@ -363,18 +347,35 @@ class TextBackbone(Backbone):
             )
         return replace(batch, attention_mask=batch.attention_mask * (batch.slot_index < 0), slot_index=None)
 
-    def generate(self, batch: Batch, **kwargs: Any) -> Tensor:
-        """The base's own `generate` on embedded rows; new tokens only, (batch, new)."""
+    def generate(self, batch: Batch, **options: Any) -> Tensor:
+        """The base's own `generate` on embedded rows; new tokens only, (batch, new), or its output object with these
+        as `sequences`.
+
+        Raises:
+            UsageError: a base that writes nothing, options that cannot be met on embedded rows.
+        """
         if self.kind not in ("causal", "seq2seq"):
             raise UsageError("generate", f"{type(self.base).__name__} writes no text", "a causal or seq2seq base")
-        if self.family.causal and "left" not in self.family.sides and not bool(batch.attention_mask.all()):
-            what = (
-                f"rows of different lengths, and a {type(self.base).__name__} is exact with padding on the right only"
-            )
+        embeds, mask, ids, start = batch.embeds, batch.attention_mask, batch.input_ids, 1
+        if self.kind == "causal":
+            self._check_sides(mask)
+            # New tokens stand right after a row's last one (N32).
+            (embeds, _), (ids, mask) = to_the_right(embeds, mask), to_the_right(ids, mask)
+            start = int(mask.sum(1).max())
+        options = checked(self.base, options, start, self.facts.max_length)
+        try:
+            with self._by_ids(self.base, ids):
+                written = self.base.generate(inputs_embeds=embeds, attention_mask=mask, **options)
+        except (TypeError, ValueError) as error:
+            raise UsageError("generate", first_line(error), "options that the base's own generate takes") from error
+        return written if self.kind == "causal" else new_only(written, start)
+
+    def _check_sides(self, mask: Tensor) -> None:
+        """Raise where rows would have to be padded on a side on which the base is not exact."""
+        if "left" not in self.family.sides and not bool(mask.all()):
+            name = type(self.base).__name__
+            what = f"rows of different lengths, and a {name} is exact with padding on the right only"
             raise UsageError("generate", what, "rows of one length", "one row at a time")
-        with self._overwritten(batch):
-            new = self.base.generate(**self._rows(batch), attention_mask=batch.attention_mask, **kwargs)
-        return new[:, batch.input_ids.shape[1] :] if self.family.reads_ids else new
 
 
 def _parameters(module: nn.Module) -> frozenset[str]:
