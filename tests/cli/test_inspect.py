@@ -234,3 +234,33 @@ class TestFigure:
     def test_what_cannot_be_drawn(self, hearing: Path, capsys: Capture, arguments: list[str], says: str) -> None:
         assert main(["inspect", str(hearing / "program"), *arguments]) == 2
         assert re.search(says, capsys.readouterr().err)
+
+    @pytest.mark.parametrize(
+        ("mapping", "family", "more", "fix"),
+        [
+            ({"on": "state", "pool": "mean"}, "wav2vec2-classifier", [], "--audio SOUND draws what the program does"),
+            ({"on": "state", "pool": "mean"}, "bert", [], "leave --figure out"),
+            (
+                {"on": "source"},
+                "llama",
+                ["--audio", "clip.wav"],
+                "leave --audio out: --figure alone draws the mapping",
+            ),
+        ],
+    )
+    def test_the_page_comes_all_the_same(
+        self, saved: Callable[..., Path], tmp_path: Path, capsys: Capture,
+        mapping: dict[str, str], family: str, more: list[str], fix: str,
+    ) -> None:  # fmt: skip
+        """Status 2: the file that was asked for is not there."""
+        hears = family.startswith("wav")
+        config = hr.ReprogramConfig(
+            program="none" if hears else {"type": "none", "template": "{text} is{answer}"},
+            mapping={"type": "linear", "solver": "gradient", **mapping}, labels=["a", "b"],
+            canvas={"samples": 3200} if hears else None,
+        )  # fmt: skip
+        figure = tmp_path / "x.png"
+        assert main(["inspect", str(saved(config, family) / "program"), "--figure", str(figure), *more]) == 2
+        out, err = capsys.readouterr()
+        assert "mapping   linear" in out and "tensors   mapping.bias" in out
+        assert err.startswith("hf-reprogram: --figure: ") and f"Fix: {fix}" in err and not figure.exists()
