@@ -195,6 +195,21 @@ def test_a_sound_says_how_loud_it_is(tmp_path: Path, capsys: Capture) -> None:
     assert "sound     hertz 0, gain dB 0" in shown and "          hertz 8000, gain dB 0" in shown
 
 
+def test_a_change_of_all_tokens_stands_below_the_slots(tmp_path: Path, capsys: Capture) -> None:
+    base, tokenizer = tiny("bert-encoder")
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    config = hr.ReprogramConfig(
+        program=[{"type": "prompt", "template": "{p:2} {text}"}, {"type": "embedding", "rank": 2}],
+        mapping={"type": "linear", "pool": "mean", "solver": "gradient"}, labels=["a", "b"],
+    )  # fmt: skip
+    hr.get_reprogram_model(base, config, tokenizer).save_pretrained(tmp_path / "program")
+    assert main(["inspect", str(tmp_path / "program"), "--base", str(tmp_path / "base")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("slots ") < shown.index("tokens    map: mean change 0, largest 0, singular [0.0, 0.0]")
+    assert "now nearest " in shown
+
+
 @pytest.fixture(scope="module")
 def hearing(saved: Callable[..., Path]) -> Path:
     """A program of sound, and a clip."""
