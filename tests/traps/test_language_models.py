@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_reprogram.auto import AutoReprogramModel
+from hf_reprogram.backbone import ask
 from hf_reprogram.backbone.families import FAMILIES as ROWS_OF_DATA
 from hf_reprogram.backbone.families import Family
 from hf_reprogram.backbone.probe import probe
@@ -232,7 +233,7 @@ def test_t02_09_inputs_of_every_layer_need_ids(monkeypatch: pytest.MonkeyPatch) 
     assert max(probe(TextBackbone(base)).values()) < 1e-5
     with pytest.raises(BaseModelError, match="Gemma3nForCausalLM does not compute.*relative differences embeds"):
         _probed_by(base, replace(ROWS_OF_DATA["gemma3n_text"], reads_ids=False), monkeypatch)
-    monkeypatch.delitem(ROWS_OF_DATA, "gemma4_text")
+    monkeypatch.setattr(ask, "FAMILIES", {k: row for k, row in ROWS_OF_DATA.items() if k != "gemma4_text"})
     config = transformers.Gemma4TextConfig(
         **GROUPED, head_dim=8, global_head_dim=8, vocab_size_per_layer_input=97, hidden_size_per_layer_input=8,
         num_kv_shared_layers=0, layer_types=["sliding_attention", "full_attention"],
