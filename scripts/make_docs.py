@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # from wherever this file is imported
 
+from docs_distill import distilled
 from docs_series import series
 
 from hf_reprogram.backbone.families import FAMILIES as ROWS_OF_DATA
@@ -508,6 +509,7 @@ def render(text: str) -> str:
         ("series", series(result("voice2series"), maybe("voice2series_parity"))),
         ("speech_input", speech_input()),
         ("speed", speed()),
+        ("distill", distilled(maybe("distill"))),
     ):
         text = fill(text, mark, content)
     return text
