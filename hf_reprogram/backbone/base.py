@@ -16,10 +16,13 @@ from ..errors import BaseModelError
 from .kinds import AUDIO_KINDS, KINDS, Kind, kind_of
 
 
+ROUGH = 6e-2  # of bfloat16, and of bases whose numbers hang on their batch
+
+
 def tolerance(dtype: torch.dtype) -> float:
     """Allowed difference of numbers relative to the largest one. Half precision rounds differently in every order of
     sums."""
-    return {torch.bfloat16: 6e-2, torch.float16: 2e-2}.get(dtype, 1e-4)
+    return {torch.bfloat16: ROUGH, torch.float16: 2e-2}.get(dtype, 1e-4)
 
 
 class Backbone:

@@ -8,6 +8,7 @@ are those of one row; and those of a text before the slots are no matter of the 
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -137,12 +138,13 @@ class Sharing:
         real = (at < time) & batch.attention_mask.gather(1, at.clamp(max=time - 1)).bool()
         row = torch.arange(len(at), device=at.device).unsqueeze(1)
         texts = torch.arange(longest, device=at.device) < before.unsqueeze(1)
+        positions = {"position_ids": at} if "position_ids" in _parameters(self.backbone.body) else {}
         states = self.backbone.body(
             inputs_embeds=batch.embeds[row, at.clamp(max=time - 1)],
             attention_mask=torch.cat([texts, real], 1).to(batch.attention_mask.dtype),
             past_key_values=cache,
             use_cache=True,
-            **self.backbone.positions(at),
+            **positions,
         ).last_hidden_state  # (batch, steps, dim)
         whole = states.new_zeros(*batch.embeds.shape[:2], states.shape[-1])
         return whole.index_put((row.expand_as(at)[real], at[real]), states[real])
@@ -201,6 +203,16 @@ class Sharing:
             return _refused(backbone, way, f"{type(error).__name__}: {error}")
         gap = ((whole - short).abs() * mask.unsqueeze(-1)).max() / whole.abs().max()
         return bool(gap <= tolerance(backbone.dtype)) or _refused(backbone, way, f"it differs by {gap:.2g}")
+
+
+def sharing_of(backbone: Any) -> Sharing | None:
+    """The sharing of a backbone; None where a row's states hang on what stands behind them, or on ids."""
+    keeps = {"past_key_values", "inputs_embeds"} <= _parameters(backbone.body)
+    return Sharing(backbone) if keeps and backbone.family.causal and not backbone.family.reads_ids else None
+
+
+def _parameters(module: nn.Module) -> set[str]:
+    return set(inspect.signature(module.forward).parameters)
 
 
 def _refused(backbone: Any, way: str, why: str) -> bool:
