@@ -57,6 +57,12 @@ def test_simple_models_learn_what_is_simple(data: Path) -> None:
     assert found["majority"][0].mean() == 0.75
 
 
+def test_half_of_the_rows_of_every_label() -> None:
+    y = np.array([0] * 6 + [1] * 3 + [2])
+    found = sequences._half(y, np.random.default_rng(0))
+    assert np.bincount(y[found]).tolist() == [3, 2, 1] and len(set(found.tolist())) == 6
+
+
 def test_one_hot_by_hand() -> None:
     assert one_hot(["AB", "?"], "AB", 2).tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
 
@@ -66,7 +72,7 @@ def test_a_cell_has_every_method_and_its_base_stays(data: Path, monkeypatch: pyt
     plan = Plan(**{**vars(PLAN), "data": data})
     monkeypatch.setattr(sequences, "labels", lambda task, data=data: sequences_data.labels(task, data))
     task = Task(ANTIBODY.name, ANTIBODY.symbols, None, aligned=True)
-    found = list(cell(source, "tiny", task, 100, 0, plan))
+    found = [row for method in sequences.METHODS for row in cell(source, "tiny", task, 100, 0, plan, method)]
     assert [row.method for row in found] == ["map_only", "ours:free", "ours:sparse", "random_source", "probe"]
     assert all(row.task == "antibody_affinity, 100 %, tiny, draw 0" and row.n == 8 for row in found)
     assert "640 numbers; validation by round" in found[1].note  # 20 acids, width 32
