@@ -16,7 +16,7 @@ from benchmarks.sequences_data import TASKS, Task, kept_positions, one_hot, rows
 from hf_reprogram.testing import tiny
 
 
-PLAN = Plan(rounds=1, steps=2, batch=4, validation=8, test=8, seeds=1)
+PLAN = Plan(rounds=1, steps=2, batch=4, parts=2, validation=8, test=8, seeds=1)
 ANTIBODY = TASKS[1]
 
 
@@ -57,10 +57,11 @@ def test_simple_models_learn_what_is_simple(data: Path) -> None:
     assert found["majority"][0].mean() == 0.75
 
 
-def test_half_of_the_rows_of_every_label() -> None:
-    y = np.array([0] * 6 + [1] * 3 + [2])
-    found = sequences._half(y, np.random.default_rng(0))
-    assert np.bincount(y[found]).tolist() == [3, 2, 1] and len(set(found.tolist())) == 6
+def test_rows_fall_into_parts_label_by_label() -> None:
+    y = np.array([0] * 4 + [1] * 3 + [2])
+    found = sequences._parts(y, 2, np.random.default_rng(0))
+    assert np.bincount(found[y == 0]).tolist() == [2, 2] and np.bincount(found[y == 1]).tolist() == [2, 1]
+    assert found[-1] == -1  # a part without it would leave the label to no map
 
 
 def test_one_hot_by_hand() -> None:
