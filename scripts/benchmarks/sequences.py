@@ -214,8 +214,8 @@ def _state(model: hr.ReprogramModel) -> dict[str, torch.Tensor]:
 
 
 def _parts(y: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """(rows,) the part that each row falls into at random, every label as evenly as it can be; -1 for a label with fewer
-    rows than parts, which are left to the maps."""
+    """(rows,) the part that each row falls into at random, every label as evenly as it can be; -1 for those of a label
+    with fewer rows than parts, which are left to the maps."""
     part = np.full(len(y), -1)
     for label in sorted(set(y.tolist())):
         rows = generator.permutation(np.flatnonzero(y == label))
