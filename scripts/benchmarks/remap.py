@@ -44,7 +44,7 @@ import hf_reprogram as hr
 from hf_reprogram.training.sampling import LengthBuckets
 
 
-ABOUT = "A frozen SST-2 classifier under `vocabulary`; 1,000 rows to learn from; accuracy on test rows in percent."
+ABOUT = "A frozen SST-2 classifier under `vocabulary`; 500 rows to learn from; accuracy on test rows in percent."
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3)  # C of the map, chosen on validation rows
 SHARE, GAP = 80, 1.0  # bars: percent of the probe's gain over majority; points between mixture and likeliest token
 
@@ -62,9 +62,9 @@ class Plan:
         data: folder of the sets.
     """
 
-    rows: tuple[int, int, int] = (1000, 300, 500)
+    rows: tuple[int, int, int] = (500, 200, 400)
     seeds: int = 3
-    epochs: int = 4
+    epochs: int = 3
     score_epochs: int = 2
     samples: int = 4
     layers: int = 2

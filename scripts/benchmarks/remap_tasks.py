@@ -69,7 +69,7 @@ TREC = Task(
 )  # fmt: skip
 DNA = Task(
     "dna_splice", ("exon-intron (EI)", "intron-exon (IE)", "neither (N)"),
-    "acgtn", 5, 1000, 200, 40, ("char", (1, 3)),
+    "acgtn", 5, 1000, 200, 24, ("char", (1, 3)),
 )  # fmt: skip
 TASKS = (TREC, NAMES, DNA)
 

@@ -40,7 +40,7 @@ def test_rows_are_in_lower_case_and_dna_is_its_middle(tmp_path: Path) -> None:
     (tmp_path / "dna_splice" / "classes.json").write_text(json.dumps(list(DNA.labels)))
     with gzip.open(tmp_path / "dna_splice" / "test.jsonl.gz", "wt") as file:
         file.write(json.dumps({"text": "T" * 10 + "ACGT" * 10 + "G" * 10, "label": 1}) + "\n")
-    assert read(DNA, "test", tmp_path) == [{"text": "acgt" * 10, "label": "intron-exon (IE)"}]
+    assert read(DNA, "test", tmp_path) == [{"text": "acgt" * 6, "label": "intron-exon (IE)"}]
 
 
 class TestCells:
