@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Vocabulary remap: a small sentiment classifier reads names, questions and DNA by other words of its own.
 
-The victim is made here: two layers of MiniLM with a classifier head, tuned on 4,000 SST-2 phrases, kept in the
+The victim is made here: two layers of MiniLM with a classifier head, tuned on 6,000 SST-2 phrases, kept in the
 cache and frozen from then on. `vocabulary` turns target symbols (letters of names18, words of TREC, bases of
 dna_splice) into tokens of its, and a linear map reads them as 18, 6 and 3 labels: two class scores cannot hold 18
 labels, so the map reads the mean state (what an embedding service gives), and once, for the record, the two scores.
 The program is trained through the victim (`ours`), or by its answers alone (`ours:score_only`). Both begin as symbols
 that read as themselves under a fitted map (`map_only`): what that row has, the program does not owe to its training.
+The map is fitted anew after every epoch; the best state on validation rows is judged, the untrained one among them.
+Rate (0.5) and start (`keep` 0.5) were found on validation rows of names18, draw 0, and hold for all.
 
     python scripts/fetch_models.py minilm-l6
     python scripts/benchmarks/remap.py          # an hour on one free core; saves after every cell, resumes
@@ -64,11 +66,11 @@ class Plan:
 
     rows: tuple[int, int, int] = (500, 200, 400)
     seeds: int = 3
-    epochs: int = 3
+    epochs: int = 4
     score_epochs: int = 2
     samples: int = 4
     layers: int = 2
-    phrases: int = 4000
+    phrases: int = 6000
     data: Path = DATA
 
 
@@ -88,25 +90,31 @@ def victim(plan: Plan) -> tuple[Any, Any]:
 
 
 def _tune(plan: Plan, folder: Path) -> None:
-    """One epoch over phrases of at least four words, all weights, Adam at 1e-4 falling to 0."""
+    """One epoch over phrases of at least four words: all weights but the embeddings, at 5e-4 after a rise, falling."""
     source = fetch_models.asset_path("minilm-l6")
     torch.manual_seed(0)  # of the head
     base = AutoModelForSequenceClassification.from_pretrained(source, num_labels=2, num_hidden_layers=plan.layers)
+    base.get_input_embeddings().requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(source)
     rows = [row for row in read_few(SST2, "train", plan.data) if len(row["text"].split()) >= 4]
     rows = random.Random(0).sample(rows, plan.phrases)
-    lengths, size = [len(row["text"]) for row in rows], 32
-    order = list(LengthBuckets(lengths, size, 0, lambda: 0))
-    optimizer = torch.optim.Adam(base.parameters(), lr=1e-4)
+    size, losses = 32, []
+    order = list(LengthBuckets([len(row["text"]) for row in rows], size, 0, lambda: 0))
+    optimizer = torch.optim.Adam(base.parameters(), lr=5e-4)
     base.train()
     for start in range(0, len(order), size):
         part = [rows[i] for i in order[start : start + size]]
         columns = tokenizer([row["text"] for row in part], padding=True, truncation=True, return_tensors="pt")
         labels = torch.tensor([SST2.labels.index(row["label"]) for row in part])
-        optimizer.param_groups[0]["lr"] = 1e-4 * (1 - start / len(order))
+        done = start / len(order)
+        optimizer.param_groups[0]["lr"] = 5e-4 * min(10 * done + 0.01, 1 - done)
         optimizer.zero_grad()
-        base(**columns, labels=labels).loss.backward()
+        loss = base(**columns, labels=labels).loss
+        loss.backward()
         optimizer.step()
+        losses.append(loss.item())
+        if len(losses) % 25 == 0:
+            print(f"victim: loss {sum(losses[-25:]) / 25:.3f} after {start + size} phrases", flush=True)
     base.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -146,6 +154,12 @@ class Taught:
             state = self.model.base_model.state("default")
             self.state = {key: tensor.clone() for key, tensor in state.items()}
             self.best, self.note = found, f"epoch {epoch}; validation {100 * found:.1f}"
+
+    def refit(self, epoch: int) -> None:
+        """The map once more, of what the present program gives: tokens that change leave it behind."""
+        self.judge(epoch)
+        self.model.fit_mapping(self.train)
+        self.judge(epoch)
 
     def right(self, test: Rows, mode: str = "hard") -> list[bool]:
         """Which test rows are right, read as the likeliest token or as the mixture."""
@@ -213,7 +227,7 @@ def through(taught: Taught, epochs: int, seed: int, size: int = 16) -> None:
             optimizer.step()
             schedule.step()
         model.eval()
-        taught.judge(epoch + 1)
+        taught.refit(epoch + 1)
 
 
 def white(plan: Plan, task: Task, seed: int, name: str, on: str = "state", source: int | None = None) -> Iterator[Row]:
@@ -242,7 +256,7 @@ def scored(plan: Plan, task: Task, seed: int) -> Iterator[Row]:
     taught = begin(base, tokenizer, task, (train, validation), seed, "state", **options)
     for epoch in range(plan.score_epochs):
         hr.fit_by_score(taught.model, train, samples=plan.samples, seed=1000 * seed + epoch, progress=False)
-        taught.judge(epoch + 1)
+        taught.refit(epoch + 1)
     yield kept(task.name, seed, "ours:score_only", taught.right(test), taught.note)
     yield kept(task.name, seed, "ours:score_only_soft", taught.right(test, "soft"), taught.note)
 
@@ -275,7 +289,8 @@ def cells(plan: Plan) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
             yield f"{where}: simple", lambda t=task, s=seed: simple(plan, t, s)
             yield f"{where}: through the victim", lambda t=task, s=seed: white(plan, t, s, "")
             yield f"{where}: by its answers", lambda t=task, s=seed: scored(plan, t, s)
-        for task in TASKS:
+    for task in TASKS:
+        for seed in range(plan.seeds):
             where = f"{task.name}, draw {seed}"
             yield f"{where}: random weights", lambda t=task, s=seed: white(plan, t, s, "", source=s)
     for task in TASKS:
