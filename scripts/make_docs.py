@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # from wherever this file is imported
 
+from docs_distill import distilled
 from docs_series import series
 
 from hf_reprogram.registry import KINDS, method_class, names
@@ -185,7 +186,7 @@ FEW_SHOT = {
     "random_source": "ours on a model of random weights",
     "majority": "always the commonest label",
 }
-TASKS = {"sst2": "SST-2", "trec": "TREC"}
+TASKS = {"sst2": "SST-2", "trec": "TREC", "mpqa": "MPQA", "mr": "MR", "ag_news_10k": "AG News"}
 Found = dict[tuple[str, str, str], dict[str, Any]]  # (task, method, metric) -> row
 
 
@@ -481,6 +482,7 @@ def render(text: str) -> str:
         ("series", series(result("voice2series"), maybe("voice2series_parity"))),
         ("speech_input", speech_input()),
         ("speed", speed()),
+        ("distill", distilled(maybe("distill"))),
     ):
         text = fill(text, mark, content)
     return text
