@@ -46,7 +46,7 @@ import hf_reprogram as hr
 from hf_reprogram.training.sampling import LengthBuckets
 
 
-ABOUT = "A frozen SST-2 classifier under `vocabulary`; 500 rows to learn from; accuracy on test rows in percent."
+ABOUT = "A frozen SST-2 classifier under `vocabulary`; 800 rows to learn from; accuracy on test rows in percent."
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3)  # C of the map, chosen on validation rows
 SHARE, GAP = 80, 1.0  # bars: percent of the probe's gain over majority; points between mixture and likeliest token
 
@@ -64,7 +64,7 @@ class Plan:
         data: folder of the sets.
     """
 
-    rows: tuple[int, int, int] = (500, 200, 400)
+    rows: tuple[int, int, int] = (800, 200, 400)
     seeds: int = 3
     epochs: int = 4
     score_epochs: int = 2
