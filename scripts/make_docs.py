@@ -460,13 +460,18 @@ def speed() -> str:
     return "\n".join(lines) + (
         "\n\nThe gain is in what is not computed: only the answer's position and the label words' rows go through the "
         f"vocabulary. LoRA read in the same way costs the same. `{found['command']}` at {found['commit'][:12]}."
-        + ratios("speed_sharing", "What rows have in common is computed once", SHARED)
-        + ratios("speed_sound", "On models that hear, a wave and a linear map against the same bare loop", HEARD)
+        + ratios("speed_sharing", "What rows have in common is computed once", COSTS_SHARED)
+        + ratios(
+            "speed_sound", "On models that hear, a wave and a linear map against the same bare loop", COSTS_OF_SOUND
+        )
     )
 
 
-HEARD = {"step_ratio_to_floor": "a step on {}", "mapping_fits_ratio_to_floor": "100 fits and their one pass on {}"}
-SHARED = {
+COSTS_OF_SOUND = {
+    "step_ratio_to_floor": "a step on {}",
+    "mapping_fits_ratio_to_floor": "100 fits and their one pass on {}",
+}
+COSTS_SHARED = {
     "shared_prefix_ratio_to_text_only": "serving with {} takes this part of what the texts alone take:",
     "shared_prefix_ratio_to_whole": "of what it takes with nothing shared:",
     "suffix_step_ratio_to_floor": "a training step with {}, from the second epoch on, against a bare loop over kept "
