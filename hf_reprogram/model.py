@@ -19,6 +19,7 @@ from .config import ReprogramConfig
 from .data.rows import label_names
 from .errors import ConfigError, UsageError, did_you_mean
 from .explain import explain
+from .filling import sample
 from .hub import fetch, push
 from .processors import check_processor
 from .reprogrammed import Reprogrammed
@@ -265,7 +266,8 @@ class ReprogramModel(PeftModel):
         options = [option for option, _ in folded]
         config.program = options[0] if len(options) == 1 else options
         tensors = {f"program.{i}.{key}": t for i, (_, state) in enumerate(folded) for key, t in state.items()}
-        tensors |= {f"mapping.{key}": t for key, t in mapping.entries[name].state_dict().items()}
+        config.mapping, state = mapping.entries[name].fold(self.backbone)
+        tensors |= {f"mapping.{key}": t for key, t in state.items()}
         target = check_adapter_name(name if into is None else into)
         trains = target == self.active_name() and self._trains()
         self._install(target, config, tensors, f"fold({name!r})")
@@ -370,7 +372,7 @@ class ReprogramModel(PeftModel):
 
     # Functions of a model and rows, which read well as methods.
     predict, evaluate, score, generate = serve.predict, serve.evaluate, serve.score, serve.generate
-    fit_mapping, frozen_rows, explain = serve.fit_mapping, serve.frozen_rows, explain
+    fit_mapping, frozen_rows, explain, sample = serve.fit_mapping, serve.frozen_rows, explain, sample
 
     def _tell_labels(self) -> None:
         """Labels of the active program into the config that pipelines and Trainer see (not the base's own)."""
