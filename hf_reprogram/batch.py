@@ -103,8 +103,8 @@ class Reading:
 
 @dataclass
 class Readout:
-    """What the backbone gives back: `values` (batch, ..., R), `mask` (batch, ...) where lengths differ, `kind`; rows of
-    its head, `matrix` (rows, dim) and `bias` (rows,), where they were asked for."""
+    """What the backbone gives back: `values` (batch, ..., R), `mask` (batch, ...) where lengths differ, `kind`; of its
+    head the rows, `matrix` (rows, dim) and `bias` (rows,), where they were asked for."""
 
     values: Tensor
     mask: Tensor | None = None

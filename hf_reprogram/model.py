@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from .explain import explain
 from .filling import sample
 from .hub import fetch, push
 from .processors import check_processor
+from .registry import Later
 from .reprogrammed import Reprogrammed
 from .template import columns, parse
 from .tuner import build_parts, check_adapter_name
@@ -168,6 +168,7 @@ class ReprogramModel(PeftModel):
         self.base_model.fill(adapter_name, config, build_parts(config, self.backbone))
         try:
             start(self, adapter_name, seed)
+            _note(config, seed)
         except Exception:
             self._forget(adapter_name)
             raise
@@ -254,24 +255,6 @@ class ReprogramModel(PeftModel):
         """The base, with every flag as it was found."""
         self.backbone.restore()
         return self.backbone.base
-
-    def fold(self, adapter_name: str | None = None, into: str | None = None) -> None:
-        """Replace a program by its plain form, which does the same with fewer numbers (a reparametrised prompt by its
-        vectors; most have none), or put that beside it under the name `into`. None is the active program.
-        """
-        name = adapter_name or self.active_name()
-        config = copy.deepcopy(self._config_of(name))
-        program, mapping = self.base_model.sites()
-        folded = [part.fold(self.backbone) for part in program.entries[name]]
-        options = [option for option, _ in folded]
-        config.program = options[0] if len(options) == 1 else options
-        tensors = {f"program.{i}.{key}": t for i, (_, state) in enumerate(folded) for key, t in state.items()}
-        config.mapping, state = mapping.entries[name].fold(self.backbone)
-        tensors |= {f"mapping.{key}": t for key, t in state.items()}
-        target = check_adapter_name(name if into is None else into)
-        trains = target == self.active_name() and self._trains()
-        self._install(target, config, tensors, f"fold({name!r})")
-        self.base_model.set_requires_grad(target, trains)
 
     def merge_and_unload(self, *args: Any, **kwargs: Any) -> None:
         """Not possible: a program is no change of weights."""
@@ -374,6 +357,10 @@ class ReprogramModel(PeftModel):
     predict, evaluate, score, generate = serve.predict, serve.evaluate, serve.score, serve.generate
     fit_mapping, frozen_rows, explain, sample = serve.fit_mapping, serve.frozen_rows, explain, sample
 
+    # Those of rooms below this one.
+    fold, add_weighted_adapter = Later("tools.arithmetic"), Later("tools.arithmetic")
+    distill = Later("tools.distill")
+
     def _tell_labels(self) -> None:
         """Labels of the active program into the config that pipelines and Trainer see (not the base's own)."""
         labels = self._config_of().labels
@@ -381,6 +368,11 @@ class ReprogramModel(PeftModel):
             self.reprogrammed.config.num_labels = len(labels)
             self.reprogrammed.config.id2label = dict(enumerate(labels))
             self.reprogrammed.config.label2id = {label: i for i, label in enumerate(labels)}
+
+
+def _note(config: ReprogramConfig, seed: int) -> None:
+    """Write down what a program's start can be made from again (arithmetic takes it off)."""
+    config.training = {**(config.training or {}), "seed": seed}
 
 
 def get_reprogram_model(
@@ -412,6 +404,7 @@ def get_reprogram_model(
         made = ReprogramModel(wrapped, resolved, adapter_name)
         made.processing_class = processing_class
         start(made, adapter_name, seed)
+        _note(resolved, seed)
     except Exception:
         wrapped.backbone.restore()
         raise

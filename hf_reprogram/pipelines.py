@@ -34,7 +34,7 @@ def pipeline(
     Args:
         task: `text-classification` (or its other name, `sentiment-analysis`), `audio-classification`,
             `automatic-speech-recognition`, or `text-generation`; None is what the program was made for: to write what
-            is said, or to classify what the base reads or hears.
+            is said, to go on writing where there is no mapping, else to classify what the base reads or hears.
         model: a ReprogramModel, a folder made by `save_pretrained`, or a repo id.
         base_model: for a program that is loaded here: its base, or where to find it. None asks the program.
         device: where to run, as torch writes it. None leaves a model where it is, and puts one that is loaded here
@@ -75,10 +75,18 @@ def pipeline(
     elif loading:
         what = "is for loading a program, and the model is loaded"
         raise UsageError(f"pipeline({next(iter(loading))})", what, "a folder or a repo id as the model")
-    if task is None:
-        writes = model.problem_type() == "transcription"
-        task = "automatic-speech-recognition" if writes else f"{model.backbone.modality}-classification"
+    task = _task_of(model) if task is None else task
     return TASKS[task](model if device is None else model.to(device), batch_size, options)
+
+
+def _task_of(model: ReprogramModel) -> str:
+    """What a program was made for."""
+    if model.problem_type() == "transcription":
+        return "automatic-speech-recognition"
+    plain = model.peft_config[model.active_name()].labels is None and model.active_mapping().options.type == "none"
+    if plain and model.backbone.modality == "text" and model.reprogrammed.can_generate():
+        return "text-generation"
+    return f"{model.backbone.modality}-classification"
 
 
 class Pipeline:
@@ -226,9 +234,12 @@ class TextGeneration(Pipeline):
         if not self.model.reprogrammed.can_generate():
             what = f"'text-generation', and a {type(self.model.backbone.base).__name__} writes no text"
             raise BaseModelError("pipeline(task)", what, "a causal or a seq2seq base")
+        if options.get("return_full_text"):
+            raise UsageError("pipeline(return_full_text)", "True, and slots are no text", "False, as it is without it")
 
     def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
         tokenizer, made = tokenizer_of(self.model.processing_class), []
+        options = {name: value for name, value in options.items() if name != "return_full_text"}
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             texts = tokenizer.batch_decode(self.model.generate(part, **options), skip_special_tokens=True)

@@ -16,7 +16,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType, UnionType
+from types import MethodType, ModuleType, UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError, UsageError, did_you_mean, first_line
@@ -222,6 +222,25 @@ def about(kind: str, name: str) -> str:
     if first.startswith(f"`{name}`: "):
         return first.removeprefix(f"`{name}`: ")
     return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+class Later:
+    """A method whose function, of the same name, stands in a room that may not be imported above: loaded when it is
+    first asked for.
+
+    Args:
+        module: its room, below this package.
+    """
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        function = getattr(import_module(f"{__package__}.{self.module}"), self.name)
+        return function if instance is None else MethodType(function, instance)
 
 
 def find_options(class_name: str) -> type[Options] | None:

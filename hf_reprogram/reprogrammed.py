@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -227,6 +229,19 @@ class Reprogrammed(nn.Module):
             return found.values
         return torch.cat([found.values, found.mask.unsqueeze(-1)], -1)
 
+    @contextmanager
+    def _caching(self) -> Iterator[None]:
+        """Without activation checkpointing for a while: its layers drop the cache of keys and values, so that every
+        new token would see itself alone."""
+        on = self.is_gradient_checkpointing
+        if on:
+            self.backbone.checkpoint(False)
+        try:
+            yield
+        finally:
+            if on:
+                self.backbone.checkpoint(True)
+
     @torch.no_grad()
     def write(self, columns: dict[str, Any]) -> list[tuple[list[int], float]]:
         """Ids and probability of what each laid out row says, by mappings that write texts."""
@@ -234,12 +249,14 @@ class Reprogrammed(nn.Module):
         for _, rows in self.program.groups(batch):
             part = self.program(batch if rows is None else batch.select(rows), self.backbone)
             index = range(len(batch)) if rows is None else rows
-            found |= zip(index, self.mapping.write(part, self.backbone), strict=True)
+            with self._caching():
+                found |= zip(index, self.mapping.write(part, self.backbone), strict=True)
         return [found[i] for i in range(len(batch))]
 
     @torch.no_grad()
-    def generate(self, columns: dict[str, Any], **kwargs: Any) -> Tensor:
+    def generate(self, columns: dict[str, Any], **options: Any) -> Tensor:
         """New tokens (batch, new) of the base after the laid out rows; no mapping."""
         batch = self.batch(**columns)
         batch = self.backbone.plain(batch) if self.disabled else self.program(batch, self.backbone)
-        return self.backbone.generate(batch, **kwargs)
+        with self._caching():
+            return self.backbone.generate(batch, **options)

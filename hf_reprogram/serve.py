@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -259,19 +259,61 @@ def _gathered(compute: Compute, count: int) -> Tensor:
     return torch.cat([values for _, values in parts])[order.argsort()]
 
 
-def generate(model: Any, rows: Any = None, **kwargs: Any) -> Tensor:
-    """New tokens (rows, new) that the base writes after each laid out row; no answer slot, no mapping.
+def generate(model: Any, rows: Any = None, adapter_names: Sequence[str] | None = None, **options: Any) -> Tensor:
+    """New tokens (rows, new) that the base writes after each row, by its own `generate`; no answer slot, no mapping.
+
+    Rows that end sooner than others are filled up with the pad token. All rows go in one pass: `hr.pipeline` takes
+    any number of them, and gives texts.
+
+    What looks at tokens (`repetition_penalty`, `no_repeat_ngram_size`, `stop_strings`) sees the new ones alone: a
+    prompt with slots is no list of tokens.
 
     Args:
-        rows: texts or dict rows.
-        kwargs: for the base's own `generate`: `max_new_tokens` and so on.
+        rows: texts or dict rows, whose `adapter` column names a program per row; or a batch made by
+            `model.collator()`.
+        adapter_names: a program for each row, in the place of that column.
+        options: for the base's own `generate`: `max_new_tokens` (20 where neither you nor the base's generation config
+            says how many), `num_beams`, `do_sample`, ...
+
+    Raises:
+        UsageError: a base that writes nothing; options that cannot be met, with the reason.
+
+    Example:
+
+        >>> from hf_reprogram.testing import build, program_config
+        >>> model = build(program_config("prompt"), "llama")
+        >>> model.generate(["so good", "my phone broke"], max_new_tokens=3, do_sample=False).shape
+        torch.Size([2, 3])
     """
     if rows is None:  # as transformers' generate and its pipeline call it
-        given = f"None, and {next(iter(kwargs))!r} given" if kwargs else "None"
+        given = f"None, and {next(iter(options))!r} given" if options else "None"
         fix = 'model.generate(["a text"], max_new_tokens=8), or hr.pipeline("text-generation", model)'
         raise UsageError("generate(rows)", given, "texts or dict rows, which the template lays out", fix)
-    collator, device = model.collator(disabled=model.reprogrammed.disabled), model.backbone.device
+    columns, device = _to_write_after(model, rows, adapter_names), model.backbone.device
+    if "stop_strings" in options:
+        options.setdefault("tokenizer", tokenizer_of(model.processing_class))
+    with asleep(model):
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in columns.items()}
+        return model.reprogrammed.generate(moved, **options)
+
+
+def _to_write_after(model: Any, rows: Any, adapter_names: Sequence[str] | None) -> dict[str, Any]:
+    """The columns of rows, or of a batch that is laid out already."""
+    if isinstance(rows, Mapping) and any(isinstance(value, Tensor) for value in rows.values()):
+        if "answer_ids" in rows:
+            what = "a batch in which each row stands once for every label word"
+            raise UsageError("generate(rows)", what, "the rows themselves")
+        return {key: value for key, value in rows.items() if key != "labels"} | _named(adapter_names)
+    collator = model.collator(disabled=model.reprogrammed.disabled)
     collator.for_writing()
-    columns = collator.stack(collator.lay_out(as_rows(rows, model.text_column()), labelled=False))
-    columns = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in columns.items()}
-    return model.reprogrammed.generate(columns, **kwargs)
+    made = as_rows(rows, model.text_column())
+    if adapter_names is not None:
+        if len(adapter_names) != len(made):
+            what = f"{len(adapter_names)} names for {len(made)} rows"
+            raise UsageError("generate(adapter_names)", what, "one name per row")
+        made = [{**row, "adapter": name} for row, name in zip(made, adapter_names, strict=True)]
+    return collator.stack(collator.lay_out(made, labelled=False))
+
+
+def _named(adapter_names: Sequence[str] | None) -> dict[str, Any]:
+    return {} if adapter_names is None else {"adapter_names": list(adapter_names)}

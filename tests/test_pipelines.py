@@ -139,6 +139,20 @@ class TestGeneration:
         assert write(TEXTS[0]) == write({"text": TEXTS[0]}) == [{"generated_text": texts[0]}]
         assert list(write(iter(TEXTS[:3]))) == write(TEXTS[:3])
 
+    def test_is_what_a_program_without_mapping_is_for(self) -> None:
+        base, tokenizer = tiny("llama")
+        write = hr.pipeline(None, hr.get_reprogram_model(base, PLAIN, tokenizer), max_new_tokens=2)
+        assert [*write(TEXTS[0])[0]] == ["generated_text"]
+        classify = hr.pipeline(None, build(program_config("prompt"), "llama"))
+        assert set(classify(TEXTS[0])[0]) == {"label", "score"}
+
+    def test_the_text_before_it_cannot_be_given_back(self) -> None:
+        base, tokenizer = tiny("llama")
+        write = hr.pipeline("text-generation", hr.get_reprogram_model(base, PLAIN, tokenizer), max_new_tokens=2)
+        assert write(TEXTS[0], return_full_text=False) == write(TEXTS[0])
+        with pytest.raises(UsageError, match="return_full_text.*slots are no text"):
+            write(TEXTS[0], return_full_text=True)
+
     def test_several_texts_for_a_row(self) -> None:
         base, tokenizer = tiny("llama")
         write = hr.pipeline("text-generation", hr.get_reprogram_model(base, PLAIN, tokenizer), max_new_tokens=3)

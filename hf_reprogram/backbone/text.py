@@ -15,11 +15,12 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..batch import Batch, Reading, Readout
-from ..errors import BaseModelError, UsageError
+from ..errors import BaseModelError, UsageError, first_line
 from .base import Backbone
 from .families import FAMILIES
 from .heads import Head
 from .kinds import KINDS
+from .writing import checked, new_only, to_the_right
 
 
 @dataclass(frozen=True)
@@ -344,11 +345,25 @@ class TextBackbone(Backbone):
             )
         return replace(batch, attention_mask=batch.attention_mask * (batch.slot_index < 0), slot_index=None)
 
-    def generate(self, batch: Batch, **kwargs: Any) -> Tensor:
-        """The base's own `generate` on embedded rows; new tokens only, (batch, new)."""
+    def generate(self, batch: Batch, **options: Any) -> Tensor:
+        """The base's own `generate` on embedded rows; new tokens only, (batch, new), or its output object with these
+        as `sequences`.
+
+        Raises:
+            UsageError: a base that writes nothing, options that cannot be met on embedded rows.
+        """
         if self.kind not in ("causal", "seq2seq"):
             raise UsageError("generate", f"{type(self.base).__name__} writes no text", "a causal or seq2seq base")
-        return self.base.generate(inputs_embeds=batch.embeds, attention_mask=batch.attention_mask, **kwargs)
+        embeds, mask, start = batch.embeds, batch.attention_mask, 1
+        if self.kind == "causal":
+            embeds, mask = to_the_right(embeds, mask)  # new tokens stand right after a row's last one (N32)
+            start = int(mask.sum(1).max())
+        options = checked(self.base, options, start, self.facts.max_length)
+        try:
+            written = self.base.generate(inputs_embeds=embeds, attention_mask=mask, **options)
+        except (TypeError, ValueError) as error:
+            raise UsageError("generate", first_line(error), "options that the base's own generate takes") from error
+        return written if self.kind == "causal" else new_only(written, start)
 
 
 def _parameters(module: nn.Module) -> frozenset[str]:
