@@ -28,7 +28,7 @@ class Prefixed(nn.Module):
     """Our model without a program, and PEFT's virtual tokens in front of every row.
 
     Args:
-        model: ours, with the program `none`, on a causal base.
+        model: ours, with the program `none`, on a causal base or a bare encoder.
         prompt: PEFT's prompt tuning on a base of the same weights.
     """
 
@@ -37,19 +37,28 @@ class Prefixed(nn.Module):
         self.model, self.prompt = model, prompt
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, slot_index: Tensor, answer_index: Tensor,
+        self, input_ids: Tensor, attention_mask: Tensor, slot_index: Tensor, answer_index: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> SequenceClassifierOutput:  # fmt: skip
         """Right-padded rows as our collator makes them, to target logits."""
-        backbone, mapping = self.model.backbone, self.model.active_mapping()
-        before = self.prompt.get_prompt(len(input_ids))  # (batch, virtual tokens, width)
-        batch = hr.Batch(
-            attention_mask=torch.cat([attention_mask.new_ones(before.shape[:2]), attention_mask], 1),
-            embeds=torch.cat([before, backbone.embed(input_ids)], 1),
-            answer_index=answer_index + before.shape[1],
-        )
-        logits = mapping(backbone.run(batch, mapping.reading()))  # (batch, classes)
+        mapping = self.model.active_mapping()
+        logits = mapping(self.read(input_ids, attention_mask, slot_index, answer_index))  # (batch, classes)
         return SequenceClassifierOutput(loss=None if labels is None else mapping.loss(logits, labels), logits=logits)
+
+    def read(
+        self, input_ids: Tensor, attention_mask: Tensor, slot_index: Tensor, answer_index: Tensor | None = None
+    ) -> hr.Readout:
+        """What our mapping reads of the rows; a virtual token counts as a slot, which no mean is taken over."""
+        backbone = self.model.backbone
+        before = self.prompt.get_prompt(len(input_ids))  # (batch, virtual tokens, width)
+        shape = before.shape[:2]
+        batch = hr.Batch(
+            attention_mask=torch.cat([attention_mask.new_ones(shape), attention_mask], 1),
+            embeds=torch.cat([before, backbone.embed(input_ids)], 1),
+            slot_index=torch.cat([slot_index.new_zeros(shape), slot_index], 1),
+            answer_index=None if answer_index is None else answer_index + shape[1],
+        )
+        return backbone.run(batch, self.model.active_mapping().reading())
 
 
 def prompt_tuning(
@@ -83,10 +92,12 @@ def prompt_tuning(
     return replace(outcome, method=f"peft_prompt_tuning:{arguments.learning_rate:g}")
 
 
-def virtual_tokens(base: PreTrainedModel, tokenizer: Any, count: int, init_text: str) -> PeftModel:
-    """PEFT's prompt tuning on a twin of the base, started as the tokens of a text."""
+def virtual_tokens(
+    base: PreTrainedModel, tokenizer: Any, count: int, init_text: str, task: str = "CAUSAL_LM"
+) -> PeftModel:
+    """PEFT's prompt tuning on a twin of the base, started as the tokens of a text; `task` as PEFT calls it."""
     config = PromptTuningConfig(
-        task_type="CAUSAL_LM",
+        task_type=task,
         num_virtual_tokens=count,
         prompt_tuning_init="TEXT",
         prompt_tuning_init_text=init_text,

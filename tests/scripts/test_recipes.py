@@ -32,7 +32,7 @@ def test_a_recipe_can_be_meant(path: Path) -> None:
 
 
 def test_the_recipes_are_those_that_the_readme_names() -> None:
-    assert [path.stem for path in RECIPES] == ["commands", "demo", "series", "sst2", "trec"]
+    assert [path.stem for path in RECIPES] == ["commands", "demo", "series", "sst2", "trec", "trec_encoder"]
 
 
 CONFIGURATIONS = {
@@ -99,6 +99,15 @@ def test_trec_from_a_file(tmp_path: Path, shared: Path, smollm2: Path) -> None:
     options = [f"base.model={smollm2}", f"data.train={train}", "data.label=label", "data.validation_share=0.01"]
     record = _trained("trec", tmp_path, *options)
     assert record["data"]["validation_rows"] == 55 and record["metrics"]["n"] == 55
+
+
+@pytest.mark.slow
+def test_programs_in_a_list_on_an_encoder(tmp_path: Path, shared: Path, minilm: Path) -> None:
+    train = shared / "data" / "trec" / "train.jsonl.gz"
+    options = [f"base.model={minilm}", f"data.train={train}", "data.label=label", "data.validation_share=0.01"]
+    record = _trained("trec_encoder", tmp_path, *options)
+    assert list(record["learning_rates"]) == ["program.0", "program.1", "mapping"]
+    assert record["baselines"]["untrained"]["accuracy"] > 0.7  # it begins at the probe
 
 
 @pytest.mark.slow
