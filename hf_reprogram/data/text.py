@@ -198,7 +198,8 @@ class TextCollator:
     def _every_position(self, batch: Mapping[str, Any], made: Sequence[LaidOut]) -> dict[str, Any]:
         """`answer_index` and `labels` with padding too, where all positions count."""
         name = made[0].adapter or self.active
-        if name not in self.aims or not self.aims[name].targets.every or self.aims[name].mask is None:
+        everywhere = all(m.label is not None and m.reads == list(range(len(m))) for m in made)
+        if name not in self.aims or not self.aims[name].targets.every or not everywhere:
             return {}
         labels, mask = torch.full_like(batch["input_ids"], self.aims[name].pad), batch["attention_mask"].bool()
         labels[mask] = torch.tensor([i for m in made for i in m.label])
