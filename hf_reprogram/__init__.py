@@ -34,6 +34,7 @@ _NAMES = {
     "ReprogramModel": "model",
     "get_reprogram_model": "model",
     "make_trainer": "training.trainer",
+    "fit_by_score": "tools.score_function",
     "option": "registry",
     "pipeline": "pipelines",
     "plot_mapping": "tools.figures",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -81,14 +81,22 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
     return Explanation(
         program=" + ".join(p.options.type for p in programs),
         slots=slots,
-        facts=[
-            {name: token(i) for name, i in row.get("ids", {}).items()} | {k: v for k, v in row.items() if k != "ids"}
-            for row in found
-            if "slot" not in row
-        ],
+        facts=[_in_tokens(row, token) for row in found if "slot" not in row],
         ratios=[] if rows is None else _ratios(model, rows, features),
         mapping=model.active_mapping().explain(),
     )
+
+
+def _in_tokens(row: dict[str, Any], token: Callable[[int], str]) -> dict[str, Any]:
+    """A row of facts, each id (or list of ids) in its `ids` as what it is called, under the same name."""
+    made: dict[str, Any] = {}
+    for key, value in row.items():
+        if key != "ids":
+            made[key] = value
+            continue
+        for name, ids in value.items():
+            made[name] = [token(i) for i in ids] if isinstance(ids, list) else token(ids)
+    return made
 
 
 Energies = list[tuple[float, float]]  # of rows: the canvas's, and that of what was changed

@@ -34,6 +34,13 @@ TABLE: dict[str, tuple[str, dict[str, Any], int, str | None, set[str]]] = {
     "voice2series_code": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.indices"}),
     # The tiny Whisper hears a second: less than the 0.64 s of the paper would leave too little for the clips.
     "whisper_prepend": ("whisper-seq2seq", {"before": 1600}, 0, None, {"program.0.before"}),
+    "vocabulary_remap": (
+        "bert-classifier",
+        {},
+        0,
+        None,
+        {"program.0.table", "program.0.tokens", "program.0.steps", "mapping.indices"},
+    ),
     "ar_scr": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.groups", "mapping.fitted"}),
 }
 
@@ -107,6 +114,16 @@ def test_whisper_prepend_is_the_paper_s() -> None:
     """S§5: 10,240 numbers within plus and minus 0.02, heard before the clip."""
     program = hr.ReprogramConfig.from_preset("whisper_prepend", labels=WORDS).program
     assert (program.before, program.after, program.limit) == (10_240, 0, 0.02)
+
+
+def test_vocabulary_remap_is_the_paper_s() -> None:
+    """T§3: a convolution over five characters, mixtures that sharpen from 2 to 0.01, the first classes as labels."""
+    config = hr.ReprogramConfig.from_preset("vocabulary_remap", labels=["a", "b"])
+    program = config.program
+    assert (program.context, program.temperature, program.final_temperature) == (5, 2.0, 0.01)
+    assert (program.estimator, program.eval_mode) == ("gumbel_softmax", "hard")
+    assert build(config, "bert-classifier").active_mapping().indices.tolist() == [[0], [1]]
+    assert hr.ReprogramConfig.from_preset("vocabulary_remap", labels=["a", "b"], symbols="ACGT").program.symbols
 
 
 @pytest.mark.parametrize("kind", MUSIC)

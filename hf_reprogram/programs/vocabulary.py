@@ -1,0 +1,305 @@
+"""`vocabulary`: each target symbol becomes one of the base's own tokens, by a learned table (Neekhara et al.)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import Batch, Reading
+from ..errors import ConfigError, UsageError
+from ..registry import option
+from ._symbols import SymbolOptions, symbol_index
+from ._tokens import nearest, plain_tokens, spelled
+from .base import Program
+
+
+MOST = 2**28  # numbers of a table: a gigabyte, and four in training
+SHOWN = 32  # contexts of explain
+
+
+@dataclass
+class VocabularyConfig(SymbolOptions):
+    """Options of `vocabulary`.
+
+    Example:
+
+        >>> VocabularyConfig(symbols="ACGT", context=3).candidates
+        2000
+    """
+
+    type: str = field(default="vocabulary", init=False)
+    context: int = option(
+        1, "Symbols that decide what one becomes: itself and its neighbours on both sides; odd.", low=1, high=63
+    )
+    candidates: int | None = option(
+        2000,
+        "Tokens that symbols may become: those by which the tokenizer knows the symbols, and others drawn at the "
+        "start; None is all.",
+        low=2,
+        high=10_000_000,
+    )
+    rank: int | None = option(None, "Rank of the table as two factors; None is a full one.", low=1, high=4096)
+    estimator: str = option(
+        "straight_through",
+        "What the base reads in training: a drawn token, its gradient that of the mixture (straight_through), or the "
+        "mixture of tokens itself (gumbel_softmax).",
+        choices=("straight_through", "gumbel_softmax"),
+    )
+    eval_mode: str = option(
+        "hard",
+        "What it reads otherwise: the likeliest token (hard), or the mixture at temperature 1 (soft).",
+        choices=("hard", "soft"),
+    )
+    keep: float = option(
+        0.9, "Probability with which a symbol is at first read as the token where it starts.", low=0.001, high=0.9999
+    )
+    temperature: float = option(2.0, "Of the mixture, at the first step.", low=1e-3, high=100.0)
+    final_temperature: float = option(0.1, "The same at the end.", low=1e-3, high=100.0)
+    anneal_steps: int = option(
+        1000, "Passes in training over which the one falls to the other, in a line.", low=1, high=10**9
+    )
+    folded: bool = option(False, "Filled in by fold: every symbol is its token, and nothing trains.")
+
+    def validate(self) -> None:
+        super().validate()
+        if self.context % 2 == 0:
+            raise ConfigError("VocabularyConfig.context", f"{self.context}", "an odd number of symbols")
+        if self.final_temperature > self.temperature:
+            what = f"{self.final_temperature}, above temperature={self.temperature}"
+            raise ConfigError("VocabularyConfig.final_temperature", what, "at most that: it falls")
+
+    def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
+        size = backbone.vocab_size
+        self.candidates = size if self.candidates is None else min(self.candidates, size)
+        rows = self.context * len(self.symbols)
+        if self.rank is not None and self.rank >= min(rows, self.candidates):
+            what = f"{self.rank} of a table of {rows} by {self.candidates}"
+            raise ConfigError("VocabularyConfig.rank", what, f"less than {min(rows, self.candidates)}", "rank=None")
+        numbers = (rows + self.candidates) * self.rank if self.rank else rows * self.candidates
+        if numbers > MOST:
+            what = f"{rows:,} by {self.candidates:,}, {numbers / 2**28:.1f} GB and in training four times that"
+            fix = "fewer candidates, or a rank: rank=16 takes "
+            fix += f"{(rows + self.candidates) * 16 / 2**18:.0f} MB"
+            raise ConfigError("VocabularyConfig.candidates", f"a table of {what}", f"at most {MOST:,} numbers", fix)
+
+
+class Vocabulary(Program):
+    """x_t = E[v], v drawn with p_t = softmax(l_t), l_t = sum over j of table[j, s_(t+j)], s_t the symbol at t.
+
+    The table is a convolution over the row's symbols, one for each place of the context; what stands beside them (the
+    template's words, special tokens, padding) counts for nothing. v is one of S candidates, never a special token.
+
+    - In training y = softmax((l + g) / tau), g Gumbel noise of torch's own generator, tau falling in a line over
+      `anneal_steps` passes. `gumbel_softmax`: x = y E. `straight_through`: x = E[argmax y], with the gradient of y E.
+    - Otherwise x = E[argmax l], or with `eval_mode="soft"` softmax(l) E.
+    - Start: every symbol reads as one token with probability `keep`: as itself where the tokenizer has a token for it,
+      else as the candidate nearest to its pieces, else as any. Not as the mean of all, which says nothing.
+
+    Parameters, logits: `table` (context, symbols, S), or `left` (context, symbols, rank) and `right` (rank, S). Saved
+    beside them: `tokens` (S,) the candidates' ids, -1 where there are no more, and `steps`, the passes so far.
+
+    Where the base gives no gradient, `hf_reprogram.tools.score_function` trains the same table by its outputs alone.
+
+    Paper: Adversarial Reprogramming of Text Classification Neural Networks (1809.01829). Ours differs: a part of the
+    vocabulary, a start at tokens, straight through by default; its code reads mixtures at test time too.
+    """
+
+    Options = VocabularyConfig
+    accepts = gives = "embeds"
+    learning_rate = 0.1
+    paper = "1809.01829"
+    example = {"symbols": "abcdefghijklmnopqrstuvwxyz", "context": 3, "template": "{text} it was{answer}"}
+
+    def __init__(self, options: VocabularyConfig, backbone: Any, scale: float) -> None:
+        super().__init__(options, backbone, scale)
+        count, size = len(options.symbols), options.candidates
+        if size is None:
+            raise ConfigError("VocabularyConfig.candidates", "None in a finished config", "their number")
+        self._given: Tensor | None = None
+        places = count if options.folded else size
+        self.register_buffer("tokens", torch.full((places,), -1, dtype=torch.int32))
+        if options.folded:
+            return
+        self.register_buffer("steps", torch.zeros(1, dtype=torch.int32))
+        if options.rank is None:
+            self.table = nn.Parameter(torch.zeros(options.context, count, size))
+        else:
+            self.left = nn.Parameter(torch.zeros(options.context, count, options.rank))
+            self.right = nn.Parameter(torch.zeros(options.rank, size))
+
+    # What is read
+
+    def forward(self, batch: Batch, backbone: Any) -> Batch:
+        there = self.places(batch).unsqueeze(-1)  # (batch, time, 1)
+        vectors = self._vectors(self._contexts(batch), backbone).to(batch.embeds.dtype)  # (symbols there, width)
+        return replace(batch, embeds=batch.embeds.masked_scatter(there, vectors))
+
+    def places(self, batch: Batch) -> Tensor:
+        """(batch, time) whether a target symbol stands there."""
+        there = symbol_index(batch) >= 0
+        return there if batch.attention_mask is None else there & batch.attention_mask.bool()
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(symbols there, S) of the candidates at every place of `places`, row by row."""
+        return self._logits(self._contexts(batch))
+
+    @contextmanager
+    def given(self, choice: Tensor) -> Iterator[None]:
+        """Within it, forward puts these candidates, (symbols there,) numbers below S, into the symbols' places."""
+        self._given = choice
+        try:
+            yield
+        finally:
+            self._given = None
+
+    @torch.no_grad()
+    def read(self, batch: Batch) -> Tensor:
+        """(batch, time) ids of what the base reads where each symbol is its likeliest token."""
+        chosen = self._chosen(self._contexts(batch)).to(batch.input_ids.dtype)
+        return batch.input_ids.masked_scatter(self.places(batch), chosen)
+
+    @property
+    def annealed(self) -> Tensor:
+        """(1,) the present temperature."""
+        options = self.options
+        done = (self.steps / options.anneal_steps).clamp(max=1.0)
+        return options.temperature + (options.final_temperature - options.temperature) * done
+
+    def _contexts(self, batch: Batch) -> Tensor:
+        """(symbols there, context) numbers of each symbol and its neighbours, -1 where there is none."""
+        there, half = self.places(batch), self.options.context // 2
+        index = batch.symbol_index.where(there, -1)  # (batch, time)
+        if index.numel() and int(index.max()) >= len(self.options.symbols):
+            what = f"symbol {int(index.max())}, and a program of {len(self.options.symbols)} symbols"
+            raise UsageError("symbol_index", what, "rows laid out for this program")
+        around = nn.functional.pad(index, (half, half), value=-1).unfold(1, self.options.context, 1)
+        return around[there]
+
+    def _logits(self, contexts: Tensor) -> Tensor:
+        total: Any = 0.0
+        for place, symbols in enumerate(contexts.unbind(1)):
+            rows = self.table[place] if self.options.rank is None else self.left[place]
+            # A lookup, not `rows[symbols]`: its backward adds up rows in a fixed order.
+            found = nn.functional.embedding(symbols.clamp(min=0), rows)
+            total = total + found * (symbols >= 0).unsqueeze(1)
+        total = total if self.options.rank is None else total @ self.right
+        return total.masked_fill(self.tokens < 0, -torch.inf)
+
+    def _chosen(self, contexts: Tensor) -> Tensor:
+        """(symbols there,) id of the likeliest token of each."""
+        return self.tokens[contexts[:, 0] if self.options.folded else self._logits(contexts).argmax(1)]
+
+    def _vectors(self, contexts: Tensor, backbone: Any) -> Tensor:
+        """(symbols there, width), in the base's own units."""
+        if self.options.folded:
+            return backbone.embed(self._chosen(contexts).long()[None])[0]
+        if self._given is not None:
+            return backbone.embed(self.tokens[self._given].long()[None])[0]
+        scores = self._logits(contexts)
+        soft = self.options.eval_mode == "soft"
+        if self.training:
+            noise = -torch.empty_like(scores).exponential_().log()  # Gumbel
+            scores = (scores + noise) / self.annealed
+            self.steps += 1
+            soft = self.options.estimator == "gumbel_softmax"
+        if not soft:
+            hard = backbone.embed(self.tokens[scores.argmax(1)].long()[None])[0]
+            if not (torch.is_grad_enabled() and scores.requires_grad):
+                return hard
+        mixed = scores.softmax(1) @ backbone.embed(self.tokens.clamp(min=0).long()[None])[0].float()
+        return mixed if soft else hard + (mixed - mixed.detach())
+
+    # Where it starts
+
+    @torch.no_grad()
+    def initialise(self, backbone: Any, generator: torch.Generator, tokenizer: Any = None) -> None:
+        if self.options.folded:
+            what = "True for a fresh program"
+            raise ConfigError("VocabularyConfig.folded", what, "False", "model.fold() makes it of a trained one")
+        if tokenizer is None:
+            fix = "pass processing_class=tokenizer"
+            raise ConfigError("VocabularyConfig", "no tokenizer to tell words from special tokens", fix=fix)
+        plain = plain_tokens(tokenizer, backbone.vocab_size)
+        pieces = spelled(self.options.symbols, tokenizer, self.options.spaced, plain)
+        size = min(len(self.tokens), len(plain))
+        known = list(dict.fromkeys(ids[0] for ids in pieces if len(ids) == 1))[:size]
+        others = [plain[i] for i in torch.randperm(len(plain), generator=generator).tolist()]
+        tokens = [*known, *[i for i in others if i not in set(known)][: size - len(known)]]
+        self.tokens[:size] = torch.tensor(tokens, dtype=torch.int32)
+        vectors = backbone.vectors(tokens).cpu()  # (size, width)
+        drawn = torch.randperm(size, generator=generator)
+        start = drawn.repeat(-(-len(pieces) // size))[: len(pieces)]  # where nothing is known of a symbol
+        self._begin(nearest(pieces, start, vectors, backbone), vectors, generator)
+
+    def _begin(self, start: Tensor, vectors: Tensor, generator: torch.Generator) -> None:
+        """Logits from the candidate (symbols,) at which each symbol should start."""
+        options, middle, size = self.options, self.options.context // 2, len(vectors)
+        if options.rank is None:
+            logit = math.log(max(size - 1, 1)) + math.log(options.keep / (1 - options.keep))
+            self.table[middle, torch.arange(len(start)), start.to(self.table.device)] = logit
+            return
+        # Directions in which tokens that are alike lie alike; as sharp as `keep` asks, where they can be told apart.
+        down = torch.randn(vectors.shape[1], options.rank, generator=generator)
+        basis = nn.functional.normalize(vectors @ down, dim=1)  # (size, rank)
+        sharp, some = 1.0, start[:256]
+        while sharp < 1000 and _share(sharp * basis[some] @ basis.T, some) < options.keep:
+            sharp *= 1.2
+        self.left[middle] = (sharp * basis[start]).to(self.left)
+        self.right[:, :size] = basis.T.to(self.right)
+
+    # What it means
+
+    def fold(self, backbone: Any) -> tuple[VocabularyConfig, dict[str, Tensor]]:
+        options = self.options
+        if options.context > 1 or options.eval_mode == "soft" or options.folded:
+            return options, dict(self.state_dict())
+        defaults = {f.name: f.default for f in dataclasses.fields(options) if f.default is not dataclasses.MISSING}
+        names = ("rank", "estimator", "keep", "temperature", "final_temperature", "anneal_steps")
+        plain = replace(options, **{name: defaults[name] for name in names}, folded=True)
+        return plain, {"tokens": self._chosen(self._alone()).detach().clone()}
+
+    def _alone(self) -> Tensor:
+        """(symbols, context) each symbol without neighbours."""
+        count, middle = len(self.options.symbols), self.options.context // 2
+        contexts = torch.full((count, self.options.context), -1, device=self.tokens.device)
+        contexts[:, middle] = torch.arange(count)
+        return contexts
+
+    @torch.no_grad()
+    def explain(self, backbone: Any, batch: Batch | None = None) -> list[dict[str, Any]]:
+        """Per symbol the likeliest tokens and their probability: without neighbours, or of the commonest contexts in a
+        laid out batch."""
+        contexts, names = self._alone(), self.options.symbols
+        if batch is not None:
+            common = Counter(map(tuple, self._contexts(batch).tolist())).most_common(SHOWN)
+            contexts = torch.tensor([context for context, _ in common], device=contexts.device)
+        rows: list[dict[str, Any]] = []
+        if not self.options.folded:
+            rows.append({"temperature": float(self.annealed), "passes in training": int(self.steps)})
+        for context, found in zip(contexts.tolist(), self._likely(contexts), strict=True):
+            told = {"symbol": names[context[len(context) // 2]]}
+            if batch is not None:
+                told["context"] = [names[i] if i >= 0 else "" for i in context]
+            rows.append(told | found)
+        return rows
+
+    def _likely(self, contexts: Tensor, count: int = 3) -> list[dict[str, Any]]:
+        if self.options.folded:
+            return [{"ids": {"token": i}} for i in self._chosen(contexts).tolist()]
+        found = self._logits(contexts).softmax(1).topk(min(count, int((self.tokens >= 0).sum())))
+        ids = self.tokens[found.indices]
+        shares = [[round(p, 4) for p in row] for row in found.values.tolist()]
+        return [{"ids": {"tokens": i}, "shares": p} for i, p in zip(ids.tolist(), shares, strict=True)]
+
+
+def _share(logits: Tensor, start: Tensor) -> float:
+    """Mean probability of where each symbol starts."""
+    return float(logits.softmax(1).gather(1, start.unsqueeze(1)).mean())
