@@ -78,8 +78,8 @@ class Reading:
     - `classes`: logits of the base's own classifier: (batch, classes).
     - `state`: one hidden vector per row: (batch, dim). `pool` is `answer` (the answer slot), `head` (the same after
       the head's own transform, ready for label rows), `mean` (over the text, slots and padding left out), `statistics`
-      (mean and deviation side by side) or `first`. `layer` picks a layer of a model that hears; None is the last.
-      `parts` of such a model pools so many parts of time each for itself, side by side.
+      (mean and deviation side by side) or `first`. `parts` pools so many parts of the text, or of time, each for
+      itself, side by side. `layer` picks a layer of a model that hears; None is the last.
     - `frames`: the logits of a CTC head: (batch, frames, vocabulary).
     - `frame_states`: hidden vectors of a model that hears: (batch, frames, dim), of `layer`. Both have a mask: frames
       behind the end of the row's signal are none.

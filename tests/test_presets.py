@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from string import ascii_uppercase
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 import pytest
@@ -28,6 +28,14 @@ TABLE: dict[str, tuple[str, dict[str, Any], int, str | None, set[str]]] = {
         0,
         None,
         {"program.0.slots", "program.1.place_left", "program.1.place_right"},
+    ),
+    "r2dl": (
+        "bert-encoder",
+        {"symbols": ascii_lowercase},
+        0,
+        None,
+        {f"program.0.{name}" for name in ("coefficients", "dropped", "support", "passes")}
+        | {"mapping.matrix", "mapping.bias", "mapping.fitted"},
     ),
     "linear_probe": ("llama", {}, 0, None, {"mapping.matrix", "mapping.bias", "mapping.fitted"}),
     "voice2series": ("wav2vec2-classifier", {}, 0, "auto", {"program.0.theta", "mapping.indices"}),
@@ -83,6 +91,17 @@ def test_dept_is_the_paper_s() -> None:
     assert embedding.rank == 0 and config.layout() == "{prompt:40} {text}{answer}"
     small = hr.ReprogramConfig.from_preset("dept", labels=WORDS, position_rank=4)
     assert len(set(build(small, "llama").learning_rates().values())) == 2
+
+
+def test_r2dl_is_the_paper_s() -> None:
+    """T§2: each of 20 amino acids as a few of the source's embeddings; its table is not written."""
+    config = hr.ReprogramConfig.from_preset("r2dl", labels=["decoy", "antimicrobial"])
+    assert len(config.program.symbols) == 20 and config.layout() == "{text}"
+    model = build(hr.ReprogramConfig.from_preset("r2dl", labels=WORDS, symbols=ascii_lowercase), "bert-encoder")
+    before = model.backbone.base.get_input_embeddings().weight.clone()
+    train_step(model)
+    assert model.active_programs()[0].coefficients.shape == (26, 10)
+    assert torch.equal(model.backbone.base.get_input_embeddings().weight, before)
 
 
 def test_voice2series_is_the_paper_s() -> None:

@@ -59,7 +59,7 @@ class Backbone:
 
     def state_size(self, pool: str = "answer", layer: int | None = None, parts: int = 1) -> int:
         """Size of what a `state` Reading gives."""
-        return self.base.config.hidden_size * (2 if pool == "statistics" else 1)
+        return self.base.config.hidden_size * parts * (2 if pool == "statistics" else 1)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -206,7 +206,7 @@ class TextBackbone(Backbone):
         if reading.kind == "positions":
             return self._positions(batch, reading, states)
         if reading.kind == "state" and reading.pool in ("mean", "first", "statistics"):
-            return Readout(self._pooled(batch, reading.pool, context), kind="state")
+            return Readout(self._pooled(batch, reading.pool, context, reading.parts), kind="state")
         at = self._answer(batch, states)
         at = at if at.ndim == 1 else at[:, 0]  # a row beside others whose words have several tokens
         answer = states[torch.arange(len(states), device=states.device), at]  # (batch, dim)
@@ -219,19 +219,13 @@ class TextBackbone(Backbone):
         return Readout(self.head.logits(answer, ids), kind="rows")  # (batch, rows)
 
     @staticmethod
-    def _pooled(batch: Batch, pool: str, context: Tensor) -> Tensor:
-        """One state per row, (batch, dim): of the first or last real position, or the mean over the text, with its
-        deviation beside it or without."""
+    def _pooled(batch: Batch, pool: str, context: Tensor, parts: int = 1) -> Tensor:
+        """One state per row, (batch, dim): of the first or last real position, or the mean over the text, or over each
+        of its parts, with its deviation beside it or without."""
         mask = batch.attention_mask
         if pool in ("mean", "statistics"):
             keep = mask * (batch.slot_index < 0) if batch.slot_index is not None else mask
-            keep = keep.to(context.dtype).unsqueeze(-1)  # (batch, time, 1)
-            count = keep.sum(1).clamp(min=1)
-            mean = (context * keep).sum(1) / count
-            if pool == "mean":
-                return mean
-            spread = ((context - mean.unsqueeze(1)).square() * keep).sum(1) / count
-            return torch.cat([mean, (spread + 1e-12).sqrt()], -1)
+            return torch.cat([_moments(context, part, pool) for part in _in_parts(keep, parts)], -1)
         at = mask.argmax(1) if pool == "first" else (mask * torch.arange(1, mask.shape[1] + 1).to(mask)).argmax(1)
         return context[torch.arange(len(context), device=context.device), at]
 
@@ -364,6 +358,29 @@ class TextBackbone(Backbone):
         except (TypeError, ValueError) as error:
             raise UsageError("generate", first_line(error), "options that the base's own generate takes") from error
         return written if self.kind == "causal" else new_only(written, start)
+
+
+def _moments(context: Tensor, keep: Tensor, pool: str) -> Tensor:
+    """Mean of states (batch, time, dim) where `keep` (batch, time), and for `statistics` their deviation beside it."""
+    keep = keep.to(context.dtype).unsqueeze(-1)  # (batch, time, 1)
+    count = keep.sum(1).clamp(min=1)
+    mean = (context * keep).sum(1) / count
+    if pool == "mean":
+        return mean
+    spread = ((context - mean.unsqueeze(1)).square() * keep).sum(1) / count
+    return torch.cat([mean, (spread + 1e-12).sqrt()], -1)
+
+
+def _in_parts(keep: Tensor, parts: int) -> list[Tensor]:
+    """The positions that count, (batch, time), in parts that follow each other, each row's as even as they can be."""
+    if parts == 1:
+        return [keep]
+    count = keep.sum(1, keepdim=True)
+    if int(count.min()) < parts:
+        what = f"{parts}, and a row has {int(count.min())} positions"
+        raise UsageError("parts", what, "at most as many as the shortest row has", "longer rows, or fewer parts")
+    part = (keep.cumsum(1) - 1) * parts // count
+    return [keep * (part == i) for i in range(parts)]
 
 
 def _parameters(module: nn.Module) -> frozenset[str]:

@@ -41,7 +41,10 @@ class LinearConfig(MappingOptions):
         None, "Of a base that hears: which layer's state; None is the last.", low=-200, high=200
     )
     parts: int = option(
-        1, "Of a base that hears: the mean, or mean and deviation, of so many parts of time each.", low=1, high=1000
+        1,
+        "The mean, or mean and deviation, of so many parts of the text, or of time, each for itself.",
+        low=1,
+        high=1000,
     )
     words: list[str] = option([], "Words whose logits are mapped, where on='rows'.")
     solver: str = option("ridge", "How the map is found.", choices=("ridge", "logistic", "gradient"))
@@ -103,7 +106,7 @@ class Linear(Mapping):
             raise ConfigError("LinearConfig.ids", f"{options.ids!r}", f"token ids below {backbone.head.size}")
         if options.layer is not None and backbone.modality == "text":
             raise ConfigError("LinearConfig.layer", f"{options.layer} of a base that reads", "None: its last layer")
-        if options.parts > 1 and (backbone.modality == "text" or backbone.lead):
+        if options.parts > 1 and backbone.modality == "audio" and backbone.lead:
             what = f"{options.parts} of a {type(backbone.base).__name__}, whose states are no moments of a sound"
             raise ConfigError("LinearConfig.parts", what, "1")
         if self._logistic and problem_type != "single_label_classification":

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_reprogram.config import ReprogramConfig
-from hf_reprogram.errors import ConfigError, DataError
+from hf_reprogram.errors import ConfigError, DataError, UsageError
 from hf_reprogram.mappings.linear import LinearConfig, fixed_penalty, logistic, ridge
 from hf_reprogram.model import get_reprogram_model
 from hf_reprogram.testing import LABELS, LANGUAGE_MODELS, ROWS, logits_of, tiny
@@ -144,11 +144,28 @@ def test_a_logistic_map_is_of_one_label_to_a_row(options: dict, where: str) -> N
         get_reprogram_model(base, config, tokenizer)
 
 
-def test_parts_of_time_are_for_pooled_states_of_a_base_that_hears() -> None:
+def test_parts_are_for_pooled_states_that_stand_in_order() -> None:
     with pytest.raises(ConfigError, match=r"LinearConfig\.parts: 4 with on='state', pool='first'"):
         ReprogramConfig(mapping=LinearConfig(pool="first", parts=4), labels=LABELS).validate()
     config = ReprogramConfig(mapping=LinearConfig(pool="mean", parts=4), labels=LABELS)
-    for family, name in (("bert", "BertForMaskedLM"), ("ast-classifier", "ASTForAudioClassification")):
-        base, processor = tiny(family)
-        with pytest.raises(ConfigError, match=f"4 of a {name}, whose states are no moments of a sound"):
-            get_reprogram_model(base, config, processing_class=processor)
+    base, processor = tiny("ast-classifier")
+    with pytest.raises(ConfigError, match="4 of a ASTForAudioClassification, whose states are no moments of a sound"):
+        get_reprogram_model(base, config, processing_class=processor)
+
+
+@pytest.mark.parametrize("pool", ["mean", "statistics"])
+def test_parts_of_a_text_follow_each_other(pool: str) -> None:
+    """Six positions, the special ones among them, in four parts: of 2, 1, 2 and 1; padding changes nothing."""
+    base, tokenizer = tiny("bert")
+    config = ReprogramConfig(mapping=LinearConfig(pool=pool, parts=4), labels=LABELS)
+    model = get_reprogram_model(base, config, processing_class=tokenizer)
+    rows = ["i love this book", "i love this book and would buy it again"]
+    columns = model.collator()(rows)
+    reading = model.active_mapping().reading()
+    found = model.reprogrammed.readout(columns, reading)[0].reshape(4, -1)
+    states = base.bert(**{k: columns[k][:1, :6] for k in ("input_ids", "attention_mask")}).last_hidden_state[0]
+    for part, own in zip(found, (states[:2], states[2:3], states[3:5], states[5:]), strict=True):
+        assert torch.allclose(part[:32], own.mean(0), atol=1e-5)
+        assert len(part) == (32 if pool == "mean" else 64)
+    with pytest.raises(UsageError, match="parts: 4, and a row has 3 positions"):
+        model.reprogrammed.readout(model.collator()(["good"]), reading)

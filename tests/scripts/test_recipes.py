@@ -32,7 +32,15 @@ def test_a_recipe_can_be_meant(path: Path) -> None:
 
 
 def test_the_recipes_are_those_that_the_readme_names() -> None:
-    assert [path.stem for path in RECIPES] == ["commands", "demo", "series", "sst2", "trec", "trec_encoder"]
+    assert [path.stem for path in RECIPES] == [
+        "commands",
+        "demo",
+        "peptides",
+        "series",
+        "sst2",
+        "trec",
+        "trec_encoder",
+    ]
 
 
 CONFIGURATIONS = {

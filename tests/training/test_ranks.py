@@ -49,7 +49,7 @@ def test_there_are_two_ranks(ranks: tuple[Found, Found]) -> None:
     assert [found["world"] for found in ranks] == [2, 2]
 
 
-@pytest.mark.parametrize("run", ["plain", "buckets", "estimated", "stream"])
+@pytest.mark.parametrize("run", ["plain", "buckets", "few_tokens", "estimated", "stream"])
 def test_two_ranks_are_one_process(run: str, ranks: tuple[Found, Found], tmp_path: Path) -> None:
     """Invariant 8, on a set that divides: the same rows in each step, whoever reads them."""
     alone = two_ranks.RUNS[run](tmp_path)
@@ -57,7 +57,7 @@ def test_two_ranks_are_one_process(run: str, ranks: tuple[Found, Found], tmp_pat
         close(found[run], alone)
 
 
-@pytest.mark.parametrize("run", ["plain", "buckets", "estimated", "different_data", "stream"])
+@pytest.mark.parametrize("run", ["plain", "buckets", "few_tokens", "estimated", "different_data", "stream"])
 def test_ranks_end_with_the_same_numbers(run: str, ranks: tuple[Found, Found]) -> None:
     """Bit for bit, also where each was given other rows (N25: a start estimated on each rank's own would differ)."""
     close(ranks[1][run], ranks[0][run], 0.0)

@@ -72,6 +72,13 @@ def resumed(folder: Path) -> dict[str, Tensor]:
     return state(model)
 
 
+def few_tokens(folder: Path) -> dict[str, Tensor]:
+    """Symbols whose source tokens the gradient picks: that of the rows of all ranks."""
+    model = build(program_config("dictionary"), "llama")
+    make_trainer(model, arguments(folder), EIGHT).train()
+    return state(model)
+
+
 def estimated(folder: Path) -> dict[str, Tensor]:
     """A mapping that starts at the ridge solution of an odd number of rows, and then trains."""
     config = hr.ReprogramConfig(
@@ -172,7 +179,7 @@ def sharded(folder: Path) -> dict[str, Tensor]:
 RUNS: dict[str, Callable[[Path], dict[str, Any]]] = {
     f.__name__: f
     for f in (
-        plain, buckets, resumed, estimated, different_data, different_numbers, stream, recipe_run, sharded,
+        plain, buckets, resumed, few_tokens, estimated, different_data, different_numbers, stream, recipe_run, sharded,
     )
 }  # fmt: skip
 
