@@ -32,14 +32,17 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # fetch_models.py
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # demo.py and fetch_models.py
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the cache
 
+import demo
 import fetch_models
 import numpy as np
 import torch
@@ -64,6 +67,8 @@ VARIED = (2, 4, 7)  # of the loop's eight residues those that the library varies
 CROP = ((31, 34), (48, 58), (94, 106))  # residues around the varied sites
 TASKS = {"whole loop": tuple(range(8)), "varied residues": VARIED}
 FREQUENCY, LOGISTIC = "classical:position frequency", "classical:logistic regression"
+SOURCES = ("rxn-albert", "rxnfp-bert", "antiberty")
+TRIED = "validation loss at rate "
 BAR = 1e-5  # folded against unfolded logits
 Rows = list[str]
 
@@ -72,10 +77,13 @@ Rows = list[str]
 class Plan:
     """How much is trained."""
 
-    epochs: int = 6
+    epochs: int = 4
     seeds: int = 3
     rows: int | None = None  # of each split; None for all
-    rate: float = 0.05
+    sources: tuple[str, ...] = SOURCES
+    rates: tuple[float, ...] = (0.02, 0.06, 0.2)  # of which the one of the least validation loss is taken
+    tried: int = 1000  # rows of train on which each is tried, for one epoch
+    rate: float = 0.06
     batch: int = 32
     samples: int = 10  # of each of so many test rows as follow
     sampled: int = 100
@@ -208,38 +216,59 @@ def arguments(folder: str, plan: Plan, seed: int) -> TrainingArguments:
     )
 
 
-def run(plan: Plan, name: str, seed: int, random_weights: bool) -> Iterator[Row]:
-    """One source under projection and tokens, trained; its loops, its perplexity, its draws, its folded form."""
+def _method(name: str, random_weights: bool) -> str:
+    return f"random_source:{name}" if random_weights else f"ours:{name}"
+
+
+def _made(name: str, seed: int, random_weights: bool) -> tuple[hr.ReprogramModel, Any]:
     base, tokenizer = source(name)
     base = random_source(base, seed) if random_weights else base
-    config = hr.ReprogramConfig(
-        program=hr.ProjectionConfig(symbols=RESIDUES), mapping=hr.TokensConfig(symbols=RESIDUES)
-    )
-    model = hr.get_reprogram_model(base, config, processing_class=tokenizer, seed=seed)
-    train, validation, test = (read(split, plan.rows) for split in ("train", "validation", "test"))
-    rows = {key: [masked(t, tokenizer.mask_token) for t in texts] for key, texts in (("v", validation), ("t", test))}
+    program, mapping = hr.ProjectionConfig(symbols=RESIDUES), hr.TokensConfig(symbols=RESIDUES)
+    config = hr.ReprogramConfig(program=program, mapping=mapping)
+    return hr.get_reprogram_model(base, config, processing_class=tokenizer, seed=seed), tokenizer
+
+
+def _trained(model: hr.ReprogramModel, plan: Plan, seed: int) -> list[float]:
+    """Train; losses on the validation split, epoch by epoch."""
+    mask = model.processing_class.mask_token
+    validation = [masked(text, mask) for text in read("validation", plan.rows)]
     with tempfile.TemporaryDirectory() as folder:
-        learned = Drawn(train, tokenizer.mask_token, seed)
-        trainer = hr.make_trainer(model, arguments(folder, plan, seed), learned, rows["v"])
+        learned = Drawn(read("train", plan.rows), mask, seed)
+        trainer = hr.make_trainer(model, arguments(folder, plan, seed), learned, validation)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    logs = [log for log in trainer.state.log_history if "eval_loss" in log]
-    curve = ", ".join(f"{log['eval_loss']:.3f}" for log in logs)
+    return [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
+
+
+def rates(plan: Plan, name: str, random_weights: bool) -> Iterator[Row]:
+    """Validation losses of some rates after an epoch on a part of train; the test split is not looked at."""
+    for rate in plan.rates:
+        model, _ = _made(name, 0, random_weights)
+        loss = _trained(model, replace(plan, rate=rate, epochs=1, rows=plan.tried), 0)[-1]
+        yield Row("validation", _method(name, random_weights), f"{TRIED}{rate:g}", loss, n=plan.tried)
+        model.unload()
+
+
+def run(plan: Plan, name: str, seed: int, random_weights: bool) -> Iterator[Row]:
+    """One source under projection and tokens, trained; its loops, its perplexity, its draws, its folded form."""
+    model, tokenizer = _made(name, seed, random_weights)
+    losses = _trained(model, plan, seed)
+    test, curve = read("test", plan.rows), ", ".join(f"{loss:.3f}" for loss in losses)
     print(f"  {name} seed {seed}: validation loss by epoch {curve}", flush=True)
-    method = f"random_source:{name}" if random_weights else f"ours:{name}"
-    yield kept(method, seed, _said(model, rows["t"]), test, f"validation loss {curve}")
-    found = model.evaluate(rows["t"], batch_size=64)
-    draw = f"draw {seed}"
+    rows, method, draw = [masked(t, tokenizer.mask_token) for t in test], _method(name, random_weights), f"draw {seed}"
+    yield kept(method, seed, _said(model, rows), test, f"rate {plan.rate:g}, validation loss {curve}")
+    found = model.evaluate(rows, batch_size=64)
     yield Row(draw, method, "perplexity", found["perplexity"], n=len(test), note="of the test rows' own residues")
     mapping = model.peft_config["default"].mapping
     mapping.order = "once"
-    yield kept(f"{method}, all at a time", seed, _said(model, rows["t"]), test)
+    yield kept(f"{method}, all at a time", seed, _said(model, rows), test)
     generator = torch.Generator().manual_seed(seed)
-    draws = model.sample([{"text": r["text"]} for r in rows["t"][: plan.sampled]], plan.samples, generator=generator)
+    asked = [{"text": row["text"]} for row in rows[: plan.sampled]]
+    draws = model.sample(asked, plan.samples, generator=generator)
     spread = [diversity([answer["text"] for answer in each]) for each in draws]
     yield Row(draw, method, "diversity", 100 * float(np.mean(spread)), n=len(draws), note="pairs of different draws")
     mapping.order = "confident"
-    yield Row(draw, method, "fold_difference", *_folded(model, rows["t"][:64]))
+    yield Row(draw, method, "fold_difference", *_folded(model, rows[:64]))
     model.unload()
 
 
@@ -305,31 +334,52 @@ def _others(found: Sequence[Row]) -> Iterator[Row] | list[Row]:
         values = [row.value for row in rows if row.value is not None and math.isfinite(row.value)]
         worst = max(rows, key=lambda row: row.value or 0)
         value = max(values) if metric == "fold_difference" else float(np.mean(values))
-        made.append(Row("the test rows", method, metric, value, min(values), max(values), len(values), worst.note))
+        task = rows[0].task if metric.startswith(TRIED) else "the test rows"
+        made.append(Row(task, method, metric, value, min(values), max(values), len(values), worst.note))
     return made
 
 
-def main() -> int:
-    """Run the command."""
+def cells(plan: Plan, report: Report) -> Iterator[tuple[str, Any]]:
+    """Name and measurement of every cell, the cheaper source first; a rate is chosen before its source is trained."""
+    yield "simple", lambda: simple(plan)
+    yield "untaught", lambda: untaught(plan)
+    for name in plan.sources:
+        kinds = (False,) if name == "antiberty" else (False, True)
+        for random_weights in kinds:
+            yield f"rates {_method(name, random_weights)}", partial(rates, plan, name, random_weights)
+        for seed, random_weights in product(range(plan.seeds), kinds):
+            method = _method(name, random_weights)
+            yield f"{method} {seed}", partial(_at_best_rate, plan, name, seed, random_weights, report)
+
+
+def _at_best_rate(plan: Plan, name: str, seed: int, random_weights: bool, report: Report) -> Iterator[Row]:
+    tried = [r for r in report.rows if r.method == _method(name, random_weights) and r.metric.startswith(TRIED)]
+    rate = float(min(tried, key=lambda row: row.value).metric.removeprefix(TRIED))
+    return run(replace(plan, rate=rate), name, seed, random_weights)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few rows, one seed: no evidence")
+    parser.add_argument("--quick", action="store_true", help="a few rows, one seed (a trial, no evidence)")
+    parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
-    options = parser.parse_args()
-    plan = Plan(epochs=1, seeds=1, rows=48, sampled=4) if options.quick else Plan()
-    settings = {"plan": vars(plan), "crop": CROP, "init": "tokens", "data": DATA.name}
-    folder = SCRATCH if options.quick else RESULTS
-    report = Report("infilling", ABOUT, settings, list(range(plan.seeds)), folder, options.fresh)
-    report.cell("simple", lambda: simple(plan))
-    report.cell("untaught", lambda: untaught(plan))
-    for name in ("rxn-albert", "rxnfp-bert", "antiberty"):
-        for seed in range(plan.seeds):
-            for random_weights in (False, True)[: 1 if name == "antiberty" else 2]:
-                key = f"{name} {seed} {'random' if random_weights else 'trained'}"
-
-                def measure(name: str = name, seed: int = seed, weights: bool = random_weights) -> Iterator[Row]:
-                    return run(plan, name, seed, weights)
-
-                report.cell(key, measure)
+    options = parser.parse_args(given)
+    demo.quiet()
+    torch.set_num_threads(1)
+    plan = Plan()
+    if options.quick:
+        plan = Plan(epochs=1, seeds=1, rows=48, tried=48, rates=(0.06,), sampled=4, sources=SOURCES[:1])
+    settings = {
+        "plan": {k: v for k, v in vars(plan).items() if k != "rate"},
+        "crop": CROP,
+        "start": "tokens",
+        "threads": 1,
+    }
+    folder, command = SCRATCH if options.quick else RESULTS, "python scripts/benchmarks/infilling.py"
+    report = Report("infilling", ABOUT, settings, list(range(plan.seeds)), folder, options.fresh, command)
+    for key, measure in () if options.finish else cells(plan, report):
+        report.cell(key, measure)
     report.publish(summary(report.rows))
     report.finish()
     return 0
