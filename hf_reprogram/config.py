@@ -65,14 +65,14 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
     problem_type: str = field(default="single_label_classification", metadata={"help": "Kind of target."})
     class_weight: dict[str, float] | None = field(default=None, metadata={"help": "Factor of the loss by label."})
     canvas: Any = field(default=None, metadata={"help": "How sound is laid out."})
-    base_auto_class: str | None = field(default=None, metadata={"help": "Auto class of the base."})
-    fingerprint: dict | None = field(default=None, metadata={"help": "Identity of base and processor."})
-    embedding_rms: float | None = field(default=None, metadata={"help": "Unit of the program's vectors."})
-    format_version: int = field(default=FORMAT_VERSION, metadata={"help": "Version of the artefact."})
-    checksum: dict | None = field(default=None, metadata={"help": "Checksums of weights and config."})
-    training: dict | None = field(default=None, metadata={"help": "Record of the training run."})
+    base_auto_class: str | None = field(default=None, metadata={"help": "Filled in: auto class of the base."})
+    fingerprint: dict | None = field(default=None, metadata={"help": "Filled in: identity of base and processor."})
+    embedding_rms: float | None = field(default=None, metadata={"help": "Filled in: unit of the program's vectors."})
+    format_version: int = field(default=FORMAT_VERSION, metadata={"help": "Filled in: version of the artefact."})
+    checksum: dict | None = field(default=None, metadata={"help": "Filled in: checksums of weights and config."})
+    training: dict | None = field(default=None, metadata={"help": "Filled in: record of the training run."})
     # PEFT reads this attribute unconditionally; it must stay None, or PEFT saves whole embedding tables (E§0 4, 5).
-    target_modules: None = field(default=None, metadata={"help": "Not used."})
+    target_modules: None = field(default=None, metadata={"help": "Filled in: not used."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,8 +109,7 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
             >>> config.program.init, config.mapping.words
             ('mask', {'bad': [' bad'], 'good': [' good']})
         """
-        known = [f.name for f in dataclasses.fields(cls) if f.init]
-        return cls.from_dict(presets.config_values(name, labels, changes, known))
+        return cls.from_dict(presets.config_values(name, labels, changes, cls.own_fields()))
 
     @property
     def programs(self) -> list[Options]:

@@ -86,7 +86,7 @@ def nearest(name: object, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """A fix for an unknown name: the nearest valid choice, and the choices where they are few.
+    """A fix for an unknown name: the nearest valid choice, and the choices; of many the dozen that are most like it.
 
     Example:
 
@@ -95,6 +95,8 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """
     known = sorted(str(k) for k in known)
     hit = nearest(name, known)
-    shown = ", ".join(repr(k) for k in known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+    if len(known) > 12:
+        known.sort(key=lambda k: -difflib.SequenceMatcher(None, str(name).lower(), k.lower()).ratio())
+    shown = ", ".join(repr(k) for k in known[:12]) + (f", ... and {len(known) - 12} more" if len(known) > 12 else "")
     hint = f"did you mean {hit!r}? " if hit else ""
     return f"{hint}Known: {shown or 'nothing'}"

@@ -17,12 +17,13 @@ from .model import ReprogramModel
 from .processors import tokenizer_of
 
 
+_MODEL = "a ReprogramModel, a folder made by save_pretrained, or a repo id"
 _CHUNK = 16  # batches that are sorted by length together where rows are streamed
 
 
 def pipeline(
-    task: str | None,
-    model: Any,
+    task: str | None = None,
+    model: Any = None,
     base_model: Any = None,
     device: Any = None,
     batch_size: int = 32,
@@ -62,6 +63,10 @@ def pipeline(
         >>> len(classify("this film was so good", top_k=None))
         2
     """
+    if model is None:
+        given = not (task is None or (isinstance(task, str) and task in TASKS))
+        fix = "pipeline(model=...): the first argument is the task" if given else "pipeline(model=...)"
+        raise UsageError("pipeline(model)", "missing", _MODEL, fix)
     if task is not None and (not isinstance(task, str) or task not in TASKS):
         raise UsageError("pipeline(task)", f"{task!r}", "a task of programs", did_you_mean(task, TASKS))
     loading = dict(model_kwargs or {}) | ({} if base_model is None else {"base_model": base_model})
@@ -71,8 +76,8 @@ def pipeline(
         if device is None and not placed and torch.accelerator.is_available():
             device = torch.accelerator.current_accelerator()
     elif not isinstance(model, ReprogramModel):
-        what = repr(model).splitlines()[0][:120]
-        raise UsageError("pipeline(model)", what, "a ReprogramModel, a folder made by save_pretrained, or a repo id")
+        what = repr(model).splitlines()[0][:120].rstrip("(")
+        raise UsageError("pipeline(model)", what, _MODEL, "get_reprogram_model(base, config) puts a program on a base")
     elif loading:
         what = "is for loading a program, and the model is loaded"
         raise UsageError(f"pipeline({next(iter(loading))})", what, "a folder or a repo id as the model")
@@ -84,9 +89,12 @@ def _task_of(model: ReprogramModel) -> str:
     """What a program was made for."""
     if model.problem_type() == "transcription":
         return "fill-mask" if model.backbone.modality == "text" else "automatic-speech-recognition"
-    plain = model.peft_config[model.active_name()].labels is None and model.active_mapping().options.type == "none"
+    labels = model.peft_config[model.active_name()].labels
+    plain = labels is None and model.active_mapping().options.type == "none"
     if plain and model.backbone.modality == "text" and model.reprogrammed.can_generate():
         return "text-generation"
+    if labels is None:
+        raise UsageError("pipeline(task)", "None, and the program has no labels", "a program with labels or texts")
     return f"{model.backbone.modality}-classification"
 
 

@@ -35,6 +35,11 @@ def option(
     return dataclasses.field(default=default, metadata=facts)
 
 
+def filled_in(f: dataclasses.Field) -> bool:
+    """Whether a field is ours to fill in, not the user's to set: its help says so."""
+    return not f.init or f.metadata.get("help", "").startswith("Filled in")
+
+
 class Strict(type):
     """Dataclasses that refuse an unknown keyword with the nearest known one, where Python's TypeError names none."""
 
@@ -49,8 +54,15 @@ class Strict(type):
         for name in given:
             if name not in known:
                 word = "option" if issubclass(cls, Options) else "field"
-                raise ConfigError(f"{cls.__name__}.{name}", f"no such {word}", fix=did_you_mean(name, known))
+                raise ConfigError(
+                    f"{cls.__name__}.{name}", f"no such {word}", fix=did_you_mean(name, cls.own_fields())
+                )
         return super().__call__(*args, **given)
+
+    def own_fields(cls) -> list[str]:
+        """Fields for a user to set: neither what is filled in, nor those of a base class of another library."""
+        ours = {name for c in cls.__mro__ if isinstance(c, Strict) for name in inspect.get_annotations(c)}
+        return [f.name for f in dataclasses.fields(cls) if f.name in ours and not filled_in(f)]
 
 
 @dataclasses.dataclass
@@ -144,9 +156,8 @@ def build(kind: str, value: Any, where: str) -> Options:
     if isinstance(value, str):
         value = {"type": value}
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
-        raise ConfigError(
-            where, f"{value!r}", 'options, a name, or a dict with a "type"', f"known {kind}s: {', '.join(names(kind))}"
-        )
+        expected = 'options, a name, or a dict with a "type"'
+        raise ConfigError(where, f"{value!r}", expected, f"hf-reprogram methods lists the {kind}s")
     cls = options_class(kind, value["type"], where)
     return cls(**{str(k): v for k, v in value.items() if k != "type"})
 

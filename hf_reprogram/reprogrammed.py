@@ -176,6 +176,8 @@ class Reprogrammed(nn.Module):
         if loss is not None and self.training and torch.is_grad_enabled() and not loss.requires_grad:
             # Torch would say "does not require grad" in backward, and nobody what was forgotten.
             fix = "load it with is_trainable=True, or set_adapter(name) the program that is to train"
+            if not any(True for site in (self.program, self.mapping) for _ in site.parameters()):
+                fix = "fit_mapping(rows) estimates a mapping; to train takes a program or mapping with parameters"
             raise UsageError("model", "nothing trains: no part of these rows' programs takes a gradient", None, fix)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 

@@ -24,6 +24,8 @@ from .errors import TemplateError
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OPEN = re.compile(_NAME.pattern + r"(:[0-9]+)?")  # what may stand in braces: after one, and before one
+_SHUT = re.compile(_OPEN.pattern + r"$")
 MAX_SLOTS = 4096  # more slots than any base has positions for: a typing error, not a wish
 
 
@@ -96,11 +98,8 @@ def parse(template: str, where: str = "template") -> tuple[Piece, ...]:
             literal += token[0]
             continue
         if token in ("{", "}"):
-            raise TemplateError(
-                where,
-                f"a lonely {token!r} at position {match.start()} of {template!r}",
-                fix=f"write {token * 2} for a brace",
-            )
+            what = f"a lonely {token!r} at position {match.start()} of {template!r}"
+            raise TemplateError(where, what, fix=f"{_closed(template, match)}write {token * 2} for a brace")
         piece = _field(match.group(1), slots, template, where)
         if isinstance(piece, Slots):
             slots += piece.count
@@ -116,11 +115,21 @@ def parse(template: str, where: str = "template") -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
+def _closed(template: str, brace: re.Match[str]) -> str:
+    """What to write where a field has only one of its braces; nothing where no name stands beside it."""
+    opens = brace.group() == "{"
+    name = _OPEN.match(template, brace.end()) if opens else _SHUT.search(template[: brace.start()])
+    return f"{{{name.group()}}} for a field, or " if name else ""
+
+
 def _field(inside: str, slots: int, template: str, where: str) -> Piece:
     """One `{...}`: a column, slots, or the answer."""
     name, colon, count = inside.partition(":")
     if not _NAME.fullmatch(name):
-        raise TemplateError(where, f"'{{{inside}}}' in {template!r} is no field", "{column}, {prompt:5} or {answer}")
+        meant = re.sub(r"\s+", ":", inside.strip())
+        fix = f"{{{meant}}}" if _OPEN.fullmatch(meant) else None
+        expected = "{column}, {prompt:5} or {answer}"
+        raise TemplateError(where, f"'{{{inside}}}' in {template!r} is no field", expected, fix)
     if not colon:
         return Answer() if name == "answer" else Column(name)
     if "=" in count:

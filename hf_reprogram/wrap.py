@@ -26,12 +26,12 @@ from .config import ReprogramConfig
 from .data.audio import AudioCollator
 from .data.audio import layout_of as canvas_of
 from .data.text import TextCollator, layout_of
-from .errors import ArtefactError, BaseModelError, ConfigError
+from .errors import ArtefactError, BaseModelError, ConfigError, TemplateError, nearest
 from .fingerprint import identity, remembered
 from .processors import check_processor, tokenizer_of
 from .registry import method_class, names
 from .reprogrammed import Reprogrammed
-from .template import Answer, Column, Words, has_answer, parse
+from .template import Answer, Column, Words, columns, has_answer, parse
 from .tuner import build_parts, parts_state
 
 
@@ -112,12 +112,11 @@ def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> Non
             "leave {answer} out" if has_answer(pieces) else "pool='mean' or 'first'",
         )
     if needs and not has_answer(pieces):
-        raise ConfigError(
-            where,
-            f"no {{answer}} in {template!r}",
-            f"one answer slot, which the {config.mapping.type} reads",
-            f'try "{template}{{answer}}"' if isinstance(pieces[-1], Words) else f'try "{template} It was{{answer}}"',
-        )
+        expected = f"one answer slot, which the {config.mapping.type} reads"
+        meant = nearest("answer", columns(pieces))
+        end = "{answer}" if isinstance(pieces[-1], Words) else " It was{answer}"
+        fix = f'try "{template + end}"' if meant is None else f"did you mean {{answer}} by {{{meant}}}?"
+        raise TemplateError(where, f"no {{answer}} in {template!r}", expected, fix)
     if has_answer(pieces) and answer == "last" and not isinstance(pieces[-1], Answer):
         raise ConfigError(
             where,

@@ -185,7 +185,7 @@ FEW_SHOT = {
     "random_source": "ours on a model of random weights",
     "majority": "always the commonest label",
 }
-TASKS = {"sst2": "SST-2", "trec": "TREC"}
+TASKS = {"sst2": "SST-2", "trec": "TREC", "mpqa": "MPQA", "mr": "MR", "ag_news_10k": "AG News"}
 Found = dict[tuple[str, str, str], dict[str, Any]]  # (task, method, metric) -> row
 
 

@@ -99,6 +99,12 @@ CASES: dict[str, Case] = {
         "features ... 'label' ... dataset.features",
     ),
     "no labels to evaluate by": (lambda m: m.evaluate(["good"]), DataError, "rows[0] ... has no label"),
+    # Sounds for a base that reads
+    "a sound": (
+        lambda m: m.predict([{"audio": "clip.wav"}]),
+        DataError,
+        "rows[0]['text'] ... no such column, but 'audio', and the program reads text ... whose base hears",
+    ),
     # Programs of rows
     "a program that is not there": (
         _rows({"text": "good", "adapter": "defalt"}),

@@ -84,6 +84,12 @@ class TestUnknownFields:
         with pytest.raises(ConfigError, match=r"ReprogramConfig\.maping.*did you mean 'mapping'"):
             ReprogramConfig(maping="none")
 
+    def test_only_fields_that_are_the_user_s_are_named(self) -> None:
+        """Not PEFT's, and not what is filled in."""
+        own = "'canvas', 'class_weight', 'labels', 'mapping', 'problem_type', 'program'"
+        with pytest.raises(ConfigError, match=f"no such field. Fix: Known: {own}$"):
+            ReprogramConfig(xyz=1)
+
     def test_through_pefts_own_way(self) -> None:
         """N6: PEFT drops unknown keys with a warning."""
         with pytest.raises(ConfigError, match="no such field"):

@@ -73,8 +73,10 @@ class TestNearest:
     def test_case_of_the_known_name_is_kept(self) -> None:
         assert nearest("automodelforcausallm", ["AutoModelForCausalLM"]) == "AutoModelForCausalLM"
 
-    def test_a_long_list_is_cut(self) -> None:
-        assert did_you_mean("x", [f"label {i}" for i in range(20)]).endswith("and 8 more")
+    def test_of_a_long_list_the_nearest_come_first(self) -> None:
+        said = did_you_mean("labl 17", [f"label {i}" for i in range(20)])
+        assert said.startswith("did you mean 'label 17'? Known: 'label 17', 'label 1', 'label 7', ")
+        assert said.count("'label") == 13 and said.endswith(", ... and 8 more")
 
     def test_nothing_known(self) -> None:
         assert did_you_mean("x", []) == "Known: nothing"

@@ -135,6 +135,11 @@ MISTAKES: dict[str, tuple[Callable[[ReprogramModel, Path], Any], type[Exception]
         ConfigError,
         r"PromptConfig\.template: no \{answer\}.*verbalizer reads.*try .*It was\{answer\}",
     ),
+    "{answer} misspelt": (
+        lambda m, f: put(**prompt("{prompt:3} {text} It was{answr}")),
+        TemplateError,
+        r"PromptConfig\.template: no \{answer\} in .*did you mean \{answer\} by \{answr\}\?",
+    ),
     "{answer} in the middle, on a causal model": (
         lambda m, f: put(**prompt("{prompt:3} It was{answer}: {text}")),
         ConfigError,
@@ -258,6 +263,13 @@ MISTAKES: dict[str, tuple[Callable[[ReprogramModel, Path], Any], type[Exception]
         lambda m, f: _untrainable(m, f, lambda again, folder: make_trainer(again, arguments(folder), ROWS)),
         UsageError,
         "model: nothing trains.*is_trainable=True",
+    ),
+    "training where all is estimated": (
+        lambda m, f: make_trainer(
+            put(**KINDS["ridge"] | {"program": KINDS["words-only"]["program"]}), arguments(f), ROWS
+        ),
+        UsageError,
+        r"model: nothing trains: none and linear have no parameters.*Fix: model\.fit_mapping\(rows\): 'linear' is est",
     ),
     "a streamed dataset and no max_steps": (
         lambda m, f: make_trainer(m, arguments(f, max_steps=-1), STREAM),

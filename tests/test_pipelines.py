@@ -194,8 +194,20 @@ class TestRefused:
 
     def test_a_program_without_labels_classifies_nothing(self) -> None:
         base, tokenizer = tiny("llama")
+        model = hr.get_reprogram_model(base, PLAIN, tokenizer)
         with pytest.raises(UsageError, match="the program has no labels.*text-generation"):
-            hr.pipeline("text-classification", hr.get_reprogram_model(base, PLAIN, tokenizer))
+            hr.pipeline("text-classification", model)
+        with pytest.raises(UsageError, match=r"pipeline\(task\): None, and the program has no labels"):
+            hr.pipeline(model=hr.get_reprogram_model(tiny("bert")[0], PLAIN, tokenizer))
+
+    def test_a_model_alone_is_no_first_argument(self, model: hr.ReprogramModel) -> None:
+        assert type(hr.pipeline(model=model)).__name__ == "TextClassification"
+        for given in (model, "me/reviews"):
+            with pytest.raises(UsageError, match=r"pipeline\(model\): missing.*the first argument is the task"):
+                hr.pipeline(given)
+        for given in ([], ["text-classification"]):
+            with pytest.raises(UsageError, match=r"pipeline\(model\): missing.*Fix: pipeline\(model=...\)$"):
+                hr.pipeline(*given)
 
     def test_options_and_models(self, model: hr.ReprogramModel, classify: Any, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="unknown option 'topk'. Fix: did you mean 'top_k'"):

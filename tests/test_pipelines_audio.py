@@ -117,6 +117,10 @@ def test_the_command_labels_sounds_and_series(
     assert main(["predict", program[0], str(rows), *program[1:]]) == 0
     (answer,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert answer["id"] == 7 and answer["label"] in ("negative", "positive")
+    rows.write_text('{"text": "so good"}\n')
+    assert main(["predict", *program, str(rows)]) == 2
+    err = capsys.readouterr().err
+    assert "line 1: no column 'audio', and the program hears." in err and "--audio takes files of sound" in err
     with pytest.raises(UsageError, match="--audio: given beside"):
         from hf_reprogram.cli import predict
 

@@ -100,7 +100,8 @@ def _refuse(asked: dict[str, Any]) -> None:
             raise UsageError(f"generate({name})", f"{value!r}", "a whole number from 1")
     beams, groups = asked.get("num_beams") or 1, asked.get("num_beam_groups") or 1
     if beams % groups:
-        raise UsageError("generate(num_beams)", f"{beams}, which num_beam_groups={groups} does not divide")
+        what = f"{beams}, which num_beam_groups={groups} does not divide"
+        raise UsageError("generate(num_beams)", what, f"a multiple of {groups}")
     several = asked.get("num_return_sequences") or 1
     if several > beams and not asked.get("do_sample"):
         what = f"{several} texts of {beams} beam{'s' if beams > 1 else ''}"

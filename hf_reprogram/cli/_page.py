@@ -101,10 +101,7 @@ def _slots(facts: Mapping[str, Any]) -> list[str]:
     if facts["slots"] is None:
         return _entry("slots", f"left out: {facts['left_out']}. --base MODEL names it: a folder, or a repo id")
     if not facts["slots"]:
-        from ..explain import facts_line
-
-        said = [facts_line(row) for row in facts.get("facts", [])]
-        return [line for i, text in enumerate(said) for line in _entry("" if i else "sound", text)]
+        return _said(facts)
     far = any(row["far"] for row in facts["slots"])
     lines = _entry(
         "slots",
@@ -118,7 +115,17 @@ def _slots(facts: Mapping[str, Any]) -> list[str]:
             for token, distance in zip(row["tokens"], row["distances"], strict=True)
         )
         lines.append(f"{row['slot']:>{_INDENT - 4}} {'*' if row['far'] else ' '}  {'    '.join(near)}".rstrip())
-    return lines
+    return lines + _said(facts)
+
+
+def _said(facts: Mapping[str, Any]) -> list[str]:
+    """What programs without slots say of themselves."""
+    if not facts.get("facts"):
+        return []
+    from ..explain import facts_line
+
+    said, name = [facts_line(row) for row in facts["facts"]], "sound" if facts["canvas"] else "tokens"
+    return [line for i, text in enumerate(said) for line in _entry("" if i else name, text)]
 
 
 def _tensors(facts: Mapping[str, Any]) -> list[str]:

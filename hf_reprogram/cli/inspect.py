@@ -44,19 +44,22 @@ def run(options: argparse.Namespace) -> int:
     sealed, tensors = artefact.load(folder)
     config = config_of(sealed, folder)
     found = facts(options.program, folder, config, tensors)
+    missing = None
     try:
         model = _on_its_base(folder, options.base)
     except ReprogramError as error:
-        if options.base or options.figure:
+        if options.base:
             raise
-        found["slots"], found["left_out"] = None, error.what
+        missing, found["slots"], found["left_out"] = error, None, error.what
     else:
         said = model.explain()
         found["slots"], found["facts"] = [dict(row) for row in said["slots"]], said["facts"]
         found["mapping"]["state"] = said["mapping"]
-        if options.figure:
-            _draw(model, options.figure, options.audio)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else page(found))
+    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else page(found), flush=True)
+    if options.figure:  # after the page, which a figure that cannot be drawn does not take away
+        if missing is not None:
+            raise missing
+        _draw(model, options.figure, options.audio)
     return 0
 
 
@@ -64,7 +67,14 @@ def _draw(model: Any, file: str, sound: str | None) -> None:
     """The figure that was asked for, into its file."""
     from ..tools.figures import plot_mapping, plot_program
 
-    figure = plot_program(model, sound) if sound else plot_mapping(model)
+    try:
+        figure = plot_program(model, sound) if sound else plot_mapping(model)
+    except UsageError as error:  # what it says is for those who write Python
+        hears = model.backbone.modality == "audio" and not sound
+        fix = "--audio SOUND draws what the program does to a sound" if hears else "leave --figure out"
+        if sound and model.active_mapping().weights() is not None:
+            fix = "leave --audio out: --figure alone draws the mapping"
+        raise UsageError("--figure", error.what, error.expected, fix) from error
     try:
         figure.savefig(file)
     except (ValueError, OSError) as error:  # an ending that means nothing, a folder that is not there
@@ -132,7 +142,9 @@ def _there(folder: Path, name: str) -> bool:
 
 def _chosen(options: Any, f: dataclasses.Field) -> bool:
     """Whether the user chose it: not the default, and not filled in for him."""
-    if not f.init or f.metadata.get("help", "").startswith("Filled in"):
+    from ..registry import filled_in
+
+    if filled_in(f):
         return False
     default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
     return getattr(options, f.name) != default

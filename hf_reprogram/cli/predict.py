@@ -67,6 +67,12 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         lines = stack.enter_context(_input(options))
         classify = classifier(options)
+        if classify.model.problem_type() != "transcription":
+            classify.model.label_names()  # raises where there are none
+        if options.audio and classify.model.backbone.modality == "text":
+            what, wanted = "given, and the program reads text", f"rows with {classify.model.columns()}"
+            fix = f"hf-reprogram predict {options.program} FILE, or lines of text from a pipe"
+            raise UsageError("--audio", what, wanted, fix)
         out = stack.enter_context(_output(options.output)) if options.output else sys.stdout
         out.reconfigure(encoding="utf-8")
         bar = stack.enter_context(_bar(options))
@@ -131,8 +137,16 @@ def _wanted(collator: Any, row: Row, sources: dict[str, str], where: str) -> Row
         sources = {"series": "series"}
     for source in sources.values():
         if source not in row:
+            from ..data.rows import SOUND_COLUMNS
+
+            hears, heard = "audio" in sources, next((c for c in SOUND_COLUMNS if c in row), None)
             fix = f"{did_you_mean(source, row)}; --text names the column to read"
-            raise DataError(where, f"no column {source!r}", f"the columns {list(sources.values())}", fix)
+            what = f"no column {source!r}"
+            if hears:
+                what, fix = f"{what}, and the program hears", f"{fix}; --audio takes files of sound"
+            elif heard is not None:
+                what = f"{what} but {heard!r}, and the program reads text"
+            raise DataError(where, what, f"the columns {list(sources.values())}", fix)
     wanted = {column: row[source] for column, source in sources.items()}
     try:
         collator.lay_out([wanted])

@@ -17,7 +17,7 @@ import xxhash
 from ..canvas import CanvasConfig, lay_out
 from ..config import ReprogramConfig
 from ..errors import ConfigError, DataError, UsageError, did_you_mean, first_line
-from .rows import LABEL_COLUMNS, as_rows, label_of, label_tensor, program_of, target_of
+from .rows import LABEL_COLUMNS, SAMPLES, as_rows, label_column, label_tensor, program_of, target_of
 
 
 COLUMNS = ("audio", "series")
@@ -94,9 +94,9 @@ class AudioCollator:
             where = f"rows[{i}]"
             clip = Clip(row.get("adapter"), self._signal(row, where), None, where, _offset(row, where))
             layout = self.layouts[name]
-            label = label_of(row, layout.problem_type) if labelled else None
-            if label is not None:
-                clip.label = self._label(label, layout, where)
+            column = label_column(row, layout.problem_type) if labelled else None
+            if column is not None:
+                clip.label = self._label(row[column], layout, f"{where}[{column!r}]")
             made.append(clip)
         return made
 
@@ -122,18 +122,23 @@ class AudioCollator:
             found = [getattr(clip, column) for clip in made]
             if any(value is not None for value in found):
                 if None in found:
+                    clip = made[found.index(None)]
+                    writes = self.layouts[clip.adapter or self.active].problem_type == "transcription"
+                    name = "text" if writes and column == "label" else column
                     what = "missing, and other rows of the batch have one"
-                    where = f"rows[{found.index(None)}][{column!r}]"
-                    raise DataError(where, what, f"{column}s on all rows or on none")
+                    where = f"rows[{found.index(None)}][{name!r}]"
+                    raise DataError(where, what, f"{name}s on all rows or on none")
                 batch[key] = label_tensor(found)
         return batch
 
     def _label(self, label: Any, layout: AudioLayout, where: str) -> int | list[float] | list[int]:
         if layout.problem_type == "transcription":
             if not isinstance(label, str):
-                raise DataError(f"{where}['text']", f"{label!r} is a {type(label).__name__}"[:120], "what is said")
-            return layout.mapping.encode(label, self.tokenizer, f"{where}['text']")
-        where = f"{where}['label']"
+                what = f"{label!r} is a {type(label).__name__}"[:120]
+                raise DataError(where, what, "what is said", 'a column "text" with it')
+            if not label.strip():
+                raise DataError(where, f"{label!r} is empty", "what is said", "drop such rows")
+            return layout.mapping.encode(label, self.tokenizer, where)
         if layout.labels is None:
             what = f"{label!r}, and the program has no labels"
             raise DataError(where, what, fix="give ReprogramConfig(labels=[...])")
@@ -146,9 +151,13 @@ class AudioCollator:
             if not given and set(row) <= {*LABEL_COLUMNS, "adapter", "offset"}:
                 fix = "Trainer dropped it: set TrainingArguments(remove_unused_columns=False)"
                 raise UsageError(f"{where}['audio']", f"missing: the row has only {sorted(row)}", None, fix)
+            empty = next((c for c in COLUMNS if c in row and not given), None)
+            if empty is not None:
+                raise DataError(f"{where}[{empty!r}]", "None", "a sound, or a series", "drop such rows")
             odd = next((c for c in row if c not in (*LABEL_COLUMNS, "adapter", "offset")), "")
             what = "both audio and series" if given else f"no sound: the columns are {sorted(row)}"
-            raise DataError(where, what, "one column 'audio' or 'series'", did_you_mean(odd, COLUMNS))
+            fix = SAMPLES if "array" in row or "raw" in row else did_you_mean(odd, COLUMNS)
+            raise DataError(where, what, "one column 'audio' or 'series'", fix)
         if given[0] == "series":
             return series_of(row["series"], f"{where}['series']")
         wave, rate = read_audio(row["audio"], f"{where}['audio']")
@@ -170,6 +179,9 @@ def layout_of(config: ReprogramConfig) -> AudioLayout:
     return AudioLayout(config.canvas, labels, config.problem_type, config.mapping)
 
 
+_EXPECTED = 'a path, bytes, or {"array": ..., "sampling_rate": ...}'
+
+
 def read_audio(value: Any, where: str) -> tuple[np.ndarray, int]:
     """Sound from what a row may hold: ((n,) float32 in plain amplitude, samples per second). Channels are averaged.
 
@@ -179,21 +191,25 @@ def read_audio(value: Any, where: str) -> tuple[np.ndarray, int]:
     """
     if isinstance(value, Mapping):
         if value.get("array") is not None:
-            return _checked(value["array"], where), _rate(value.get("sampling_rate"), where)
-        value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+            if value.get("sampling_rate") is None:
+                raise DataError(where, f"no sampling_rate: its keys are {sorted(value)}", _EXPECTED, SAMPLES)
+            return _checked(value["array"], where), _rate(value["sampling_rate"], where)
+        found = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+        if found is None:
+            raise DataError(where, f"no sound: its keys are {sorted(value)}", _EXPECTED, SAMPLES)
+        value = found
     if isinstance(value, bytes | bytearray):
         source: Any = io.BytesIO(value)
     elif isinstance(value, str | os.PathLike):
         source = os.fspath(value)
         if not os.path.isfile(source):
-            raise DataError(where, f"{source!r} is no file", "a path to an audio file")
+            fix = None if os.path.splitext(source)[1] else "texts are for a program whose base reads"
+            raise DataError(where, f"{source!r} is no file"[:160], "a path to an audio file", fix)
     else:
-        raise DataError(
-            where,
-            f"{str(value)[:60]!r} is a {type(value).__name__}",
-            'a path, bytes, or {"array": ..., "sampling_rate": ...}',
-            "of a datasets column: cast_column('audio', Audio(decode=False))",
-        )
+        fix = "of a datasets column: cast_column('audio', Audio(decode=False))"
+        bare = isinstance(value, list | tuple | np.ndarray | torch.Tensor)
+        what = f"{str(value)[:60]!r} is a {type(value).__name__}"
+        raise DataError(where, what, _EXPECTED, SAMPLES if bare else fix)
     return _from_file(source, where)
 
 

@@ -17,6 +17,10 @@ from ..losses import IGNORED
 
 LABEL_COLUMNS = ("label", "labels")
 TEXT_COLUMNS = ("text", *LABEL_COLUMNS)  # where the targets are texts
+SOUND_COLUMNS = ("audio", "series", "array", "raw", "bytes")  # what a row of sound has, and no row of text
+
+
+SAMPLES = 'samples go with their rate: {"audio": {"array": ..., "sampling_rate": 16000}}'
 
 
 def as_rows(rows: Any, column: str) -> list[dict[str, Any]]:
@@ -36,9 +40,11 @@ def as_rows(rows: Any, column: str) -> list[dict[str, Any]]:
         if isinstance(row, str | os.PathLike):
             row = {column: os.fspath(row)}
         if not isinstance(row, Mapping):
-            what = f"{repr(row)[:80]} is a {type(row).__name__}"
-            heard = 'a path, {"audio": ...} or {"series": [...]}'
-            raise DataError(f"rows[{i}]", what, heard if column == "audio" else "a text or a dict")
+            what = f"{' '.join(repr(row)[:80].split())} is a {type(row).__name__}"
+            if column != "audio":
+                raise DataError(f"rows[{i}]", what, "a text or a dict")
+            fix = '{"audio": ...} round the bytes of a file' if isinstance(row, bytes) else SAMPLES
+            raise DataError(f"rows[{i}]", what, 'a path, {"audio": ...} or {"series": [...]}', fix)
         made.append(dict(row))
     if not made:
         raise DataError("rows", "empty", "at least one row")
@@ -71,8 +77,14 @@ def program_of(row: Mapping[str, Any], known: Mapping[str, Any], active: str, wh
 
 def label_of(row: Mapping[str, Any], problem_type: str = "") -> Any:
     """The row's label as given, None where it has none."""
+    column = label_column(row, problem_type)
+    return None if column is None else row[column]
+
+
+def label_column(row: Mapping[str, Any], problem_type: str = "") -> str | None:
+    """The column that holds it."""
     columns = TEXT_COLUMNS if problem_type == "transcription" else LABEL_COLUMNS
-    return next((row[c] for c in columns if row.get(c) is not None), None)
+    return next((c for c in columns if row.get(c) is not None), None)
 
 
 def label_tensor(labels: Sequence[Any]) -> Tensor:

@@ -14,7 +14,7 @@ from ..config import ReprogramConfig
 from ..errors import ConfigError, DataError, UsageError, did_you_mean
 from ..symbols import Symbols, Targets
 from ..template import Answer, Column, Piece, Slots, Words, columns, parse, slot_count
-from .rows import LABEL_COLUMNS, as_rows, label_of, label_tensor, program_of, target_of
+from .rows import LABEL_COLUMNS, SOUND_COLUMNS, as_rows, label_of, label_tensor, program_of, target_of
 from .targets import aim_of
 
 
@@ -253,11 +253,12 @@ class TextCollator:
                     "the columns of the template",
                     "Trainer dropped them: set TrainingArguments(remove_unused_columns=False)",
                 )
+            heard = [c for c in SOUND_COLUMNS if c in row]
             raise DataError(
                 f"{where}[{piece.name!r}]",
-                "no such column",
+                f"no such column, but {heard[0]!r}, and the program reads text" if heard else "no such column",
                 f"the columns {columns(layout.pieces)}",
-                did_you_mean(piece.name, row),
+                "sounds are for a program whose base hears" if heard else did_you_mean(piece.name, row),
             )
         value = row[piece.name]
         if isinstance(value, int | float) and not isinstance(value, bool):

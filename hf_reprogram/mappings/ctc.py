@@ -128,8 +128,11 @@ class Ctc(Mapping):
         size = backbone.tokens if by_token else backbone.state_size("mean", options.layer)
         if options.tokens and not -1 <= min(options.tokens) <= max(options.tokens) < size:
             raise ConfigError("CtcConfig.tokens", f"{options.tokens!r}", f"token ids below {size}, or -1")
-        if not by_token:  # nothing is known yet: at 1e-3 forty epochs over 720 clips write nothing but blanks
-            self.learning_rate = 1e-2
+        if not by_token:
+            # Nothing is known yet. On Moonshine's states of 720 Arabic commands, judged on clips of the validation
+            # split after ten and forty epochs of a cosine: 1e-3 writes next to nothing, of 3e-3, 1e-2 and 3e-2 the
+            # largest has the fewest wrong letters and the least loss (two seeds), 1e-1 overshoots.
+            self.learning_rate = 3e-2
         self.matrix = nn.Parameter(torch.zeros(1 + len(options.symbols), size))
         self.bias = nn.Parameter(torch.zeros(1 + len(options.symbols)))
 

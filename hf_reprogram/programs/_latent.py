@@ -23,7 +23,8 @@ from .base import Program, ProgramOptions
 
 Hook = tuple[str, Callable[..., Any]]
 Change = Callable[[Tensor], Tensor]  # (batch, positions, width) -> the same
-DEVIATION = 0.02  # of prompts at the start
+DEVIATION = 0.02  # of keys and values at the start
+NOISE = 0.1  # its amplitude, where frames begin as noise
 
 
 @dataclass
@@ -110,12 +111,44 @@ def inserted(prompt: Tensor, backbone: Any) -> tuple[Hook, ...]:
         prompt: (frames, width).
         backbone: of the base.
     """
-    encoder, layers = backbone.site("encoder"), len(backbone.layers[1])
-    if _parameters(encoder)[0] == "hidden_states":  # wav2vec2 and its kin
+    if entrance(backbone) == "encoder":
         return ("encoder", _at_encoder(prompt)), ("encoder:after", after(lambda h: h[:, len(prompt) :]))
-    # Others make their hidden states inside the encoder: before the first layer, and out again behind the last.
+    layers = len(backbone.layers[1])  # before the first, and out again behind the last
     longer = [(f"layer:{i}", _at_layer(len(prompt), prompt if i == 0 else None)) for i in range(layers)]
     return (*longer, (f"layer:{layers - 1}:after", after(lambda h: h[:, len(prompt) :])))
+
+
+def entrance(backbone: Any) -> str:
+    """Where frames are put in: at the encoder of wav2vec2 and its kin; others make their hidden states inside it."""
+    return "encoder" if _parameters(backbone.site("encoder"))[0] == "hidden_states" else "layer:0"
+
+
+@torch.no_grad()
+def start_as_noise(prompts: Mapping[str, Tensor], backbone: Any, generator: torch.Generator) -> None:
+    """Start frames as what the base makes of white noise: frames that it knows how to hear, and that say nothing.
+
+    Numbers at random are the frames of no sound, whatever their size: eight of them before a clip took half of what
+    Moonshine could tell apart, and no rate brought it back; eight of noise took next to nothing.
+
+    Args:
+        prompts: (length, width), by the site where they act.
+        backbone: of the base.
+        generator: draws the noise, a second of it at most.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def noted(site: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            seen[site] = (args[0] if args else kwargs["hidden_states"])[0, backbone.lead :]  # (positions, width)
+
+        return hook
+
+    samples = min(backbone.facts.canvas, backbone.facts.rate)
+    wave = NOISE * torch.randn(1, samples, generator=generator)
+    hooks = tuple((site, noted(site)) for site in prompts)
+    backbone.run(Batch(input_values=wave.to(backbone.device), hooks=hooks), Reading("state", pool="first"))
+    for site, prompt in prompts.items():
+        prompt.copy_(seen[site][torch.arange(len(prompt), device=seen[site].device) % len(seen[site])])
 
 
 def _parameters(module: nn.Module) -> list[str]:

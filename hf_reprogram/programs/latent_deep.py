@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ..batch import Reading
 from ..errors import ConfigError
 from ..registry import option
-from ._latent import DEVIATION, Hook, LatentProgram, before, inserted, joined, refuse_layer_readings
-from ._nets import normal
+from ._latent import Hook, LatentProgram, before, inserted, joined, refuse_layer_readings, start_as_noise
 from .base import ProgramOptions
 
 
@@ -40,7 +39,7 @@ class LatentDeepConfig(ProgramOptions):
 class LatentDeep(LatentProgram):
     """Frames put before the clip's as by `latent_insert`; before layer l they are replaced by p_l.
 
-    Parameters: `prompts` (layers, length, width), normal of deviation 0.02.
+    Parameters: `prompts` (layers, length, width), at the start what the base makes of noise.
     """
 
     Options = LatentDeepConfig
@@ -54,7 +53,7 @@ class LatentDeep(LatentProgram):
 
     @torch.no_grad()
     def initialise(self, backbone: Any, generator: torch.Generator, tokenizer: Any = None) -> None:
-        normal(self.prompts, DEVIATION, generator)
+        start_as_noise({f"layer:{i}": p for i, p in enumerate(self.prompts)}, backbone, generator)
 
     def hooks(self, backbone: Any) -> tuple[Hook, ...]:
         prompts = self.prompts.clone()

@@ -10,8 +10,7 @@ from torch import nn
 
 from ..batch import Reading
 from ..registry import option
-from ._latent import DEVIATION, Hook, LatentProgram, inserted, refuse_layer_readings
-from ._nets import normal
+from ._latent import Hook, LatentProgram, entrance, inserted, refuse_layer_readings, start_as_noise
 from .base import ProgramOptions
 
 
@@ -38,11 +37,13 @@ class LatentInsert(LatentProgram):
     Bases of wav2vec2's kin move the clip's frames by it even where p is 0: a convolution over 128 frames tells them
     their places (S9). So there is no start without effect.
 
-    Parameters: `prompt` (length, width), normal of deviation 0.02.
+    Parameters: `prompt` (length, width), at the start what the base makes of noise.
     """
 
     Options = LatentInsertConfig
-    learning_rate = 1e-2
+    # Of 1e-3 to 3e-2 on Moonshine, two clips of each of forty Arabic commands, judged on the validation split: larger
+    # rates lose what the map alone knows.
+    learning_rate = 3e-3
     paper = "2312.08079, 2506.21576"
     example = {"length": 3}
 
@@ -52,7 +53,7 @@ class LatentInsert(LatentProgram):
 
     @torch.no_grad()
     def initialise(self, backbone: Any, generator: torch.Generator, tokenizer: Any = None) -> None:
-        normal(self.prompt, DEVIATION, generator)
+        start_as_noise({entrance(backbone): self.prompt}, backbone, generator)
 
     def hooks(self, backbone: Any) -> tuple[Hook, ...]:
         return inserted(self.prompt.clone(), backbone)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ..batch import Reading
 from ..errors import ConfigError
 from ..registry import option
-from ._latent import DEVIATION, Hook, LatentProgram, before, joined
-from ._nets import normal
+from ._latent import Hook, LatentProgram, before, joined, start_as_noise
 from .base import ProgramOptions
 
 
@@ -40,7 +39,7 @@ class LatentOverwriteConfig(ProgramOptions):
 class LatentOverwrite(LatentProgram):
     """Before the first layer [p; h_P:] in the place of h. Positions that the base itself puts there (AST) stay.
 
-    Parameters: `prompt` (length, width), normal of deviation 0.02.
+    Parameters: `prompt` (length, width), at the start what the base makes of noise.
 
     Paper: after SpeechPrompt, which overwrites keys and values of a unit language model.
     """
@@ -56,7 +55,7 @@ class LatentOverwrite(LatentProgram):
 
     @torch.no_grad()
     def initialise(self, backbone: Any, generator: torch.Generator, tokenizer: Any = None) -> None:
-        normal(self.prompt, DEVIATION, generator)
+        start_as_noise({"layer:0": self.prompt}, backbone, generator)
 
     def hooks(self, backbone: Any) -> tuple[Hook, ...]:
         prompt, lead = self.prompt.clone(), backbone.lead

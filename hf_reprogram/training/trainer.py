@@ -219,10 +219,13 @@ def parameter_groups(model: Any, args: TrainingArguments) -> list[dict[str, Any]
             rate = rates[name] if untouched else args.learning_rate
             groups.append({"params": parameters, "lr": rate, "weight_decay": args.weight_decay, "name": name})
     if not groups:
-        raise UsageError(
-            "model",
-            "nothing trains",
-            "a program or mapping with parameters",
-            "load it with is_trainable=True; fit_mapping(rows) estimates a mapping without training",
-        )
+        frozen, mapping = any(True for p in parts.values() for _ in p.parameters()), model.active_mapping()
+        what = "nothing trains"
+        if not frozen:
+            kinds = " and ".join(part.options.type for part in parts.values())
+            what = f"nothing trains: {kinds} have no parameters that learn by gradients"
+        fix = "load it with is_trainable=True" if frozen else "give it a program"
+        if not frozen and mapping.estimated != "never":
+            fix = f"model.fit_mapping(rows): {mapping.options.type!r} is estimated, not trained"
+        raise UsageError("model", what, "a program or mapping with parameters", fix)
     return groups

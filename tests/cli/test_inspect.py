@@ -195,6 +195,21 @@ def test_a_sound_says_how_loud_it_is(tmp_path: Path, capsys: Capture) -> None:
     assert "sound     hertz 0, gain dB 0" in shown and "          hertz 8000, gain dB 0" in shown
 
 
+def test_a_change_of_all_tokens_stands_below_the_slots(tmp_path: Path, capsys: Capture) -> None:
+    base, tokenizer = tiny("bert-encoder")
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    config = hr.ReprogramConfig(
+        program=[{"type": "prompt", "template": "{p:2} {text}"}, {"type": "embedding", "rank": 2}],
+        mapping={"type": "linear", "pool": "mean", "solver": "gradient"}, labels=["a", "b"],
+    )  # fmt: skip
+    hr.get_reprogram_model(base, config, tokenizer).save_pretrained(tmp_path / "program")
+    assert main(["inspect", str(tmp_path / "program"), "--base", str(tmp_path / "base")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("slots ") < shown.index("tokens    map: mean change 0, largest 0, singular [0.0, 0.0]")
+    assert "now nearest " in shown
+
+
 @pytest.fixture(scope="module")
 def hearing(saved: Callable[..., Path]) -> Path:
     """A program of sound, and a clip."""
@@ -234,3 +249,33 @@ class TestFigure:
     def test_what_cannot_be_drawn(self, hearing: Path, capsys: Capture, arguments: list[str], says: str) -> None:
         assert main(["inspect", str(hearing / "program"), *arguments]) == 2
         assert re.search(says, capsys.readouterr().err)
+
+    @pytest.mark.parametrize(
+        ("mapping", "family", "more", "fix"),
+        [
+            ({"on": "state", "pool": "mean"}, "wav2vec2-classifier", [], "--audio SOUND draws what the program does"),
+            ({"on": "state", "pool": "mean"}, "bert", [], "leave --figure out"),
+            (
+                {"on": "source"},
+                "llama",
+                ["--audio", "clip.wav"],
+                "leave --audio out: --figure alone draws the mapping",
+            ),
+        ],
+    )
+    def test_the_page_comes_all_the_same(
+        self, saved: Callable[..., Path], tmp_path: Path, capsys: Capture,
+        mapping: dict[str, str], family: str, more: list[str], fix: str,
+    ) -> None:  # fmt: skip
+        """Status 2: the file that was asked for is not there."""
+        hears = family.startswith("wav")
+        config = hr.ReprogramConfig(
+            program="none" if hears else {"type": "none", "template": "{text} is{answer}"},
+            mapping={"type": "linear", "solver": "gradient", **mapping}, labels=["a", "b"],
+            canvas={"samples": 3200} if hears else None,
+        )  # fmt: skip
+        figure = tmp_path / "x.png"
+        assert main(["inspect", str(saved(config, family) / "program"), "--figure", str(figure), *more]) == 2
+        out, err = capsys.readouterr()
+        assert "mapping   linear" in out and "tensors   mapping.bias" in out
+        assert err.startswith("hf-reprogram: --figure: ") and f"Fix: {fix}" in err and not figure.exists()

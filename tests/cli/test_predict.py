@@ -120,6 +120,14 @@ def test_a_line_that_cannot_be_used_ends_the_run_after_the_lines_before_it(
     assert f"hf-reprogram: {tmp_path}/rows.jsonl, line 4" in err and err.count("\n") == 1
 
 
+def test_sounds_are_refused_by_a_program_that_reads(program: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["predict", str(program), "--audio", "clip.wav"]) == 2
+    assert "--audio: given, and the program reads text. Expected rows with ['text']" in capsys.readouterr().err
+    (tmp_path / "rows.jsonl").write_text('{"audio": "clip.wav"}\n')
+    assert main(["predict", str(program), str(tmp_path / "rows.jsonl")]) == 2
+    assert "line 1: no column 'text' but 'audio', and the program reads text" in capsys.readouterr().err
+
+
 def test_output_is_there_when_all_is_done(program: Path, tmp_path: Path, capsys: Capture) -> None:
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     out.write_text("older")

@@ -20,6 +20,7 @@ from hf_reprogram.errors import ConfigError, DataError, UsageError
 
 
 RATE = 16000
+SAMPLES = r"samples go with their rate: \{\"audio\": \{\"array\": ..., \"sampling_rate\": 16000\}\}"
 WAVE = (0.5 * np.sin(np.arange(100) / 5)).astype(np.float32)
 
 
@@ -78,7 +79,7 @@ class TestWhatIsRefused:
             (b"RIFFnonsense", "is no sound"),
             ({"array": [], "sampling_rate": RATE}, "empty"),
             ({"array": [0.1, float("nan")], "sampling_rate": RATE}, "1 samples are NaN"),
-            ({"array": [0.1, 0.2]}, "sampling_rate None"),
+            ({"array": [0.1, 0.2]}, "no sampling_rate: its keys are"),
             ({"array": [0.1], "sampling_rate": 0}, "sampling_rate 0"),
             ({"array": [1000.0, -3e4], "sampling_rate": RATE}, "16-bit numbers that call themselves float"),
             ({"array": [["a"]], "sampling_rate": RATE}, "an array of"),
@@ -125,13 +126,23 @@ class TestWhatIsRefused:
             ({"label": "yes"}, UsageError, "remove_unused_columns=False"),
             ({"text": "a", "label": "yes"}, DataError, "no sound: the columns are"),
             ({"audio": b"", "series": [1, 2]}, DataError, "both audio and series"),
+            ({"audio": None}, DataError, r"rows\[0\]\['audio'\]: None. Expected a sound.*drop such rows"),
+            ({"series": None, "label": "yes"}, DataError, r"rows\[0\]\['series'\]: None"),
+            ({"audio": "so good"}, DataError, "'so good' is no file.*texts are for a program whose base reads"),
+            ({"array": [0.1], "sampling_rate": 16000}, DataError, f"no sound.*{SAMPLES}"),
+            ({"audio": {"array": [0.1]}}, DataError, rf"no sampling_rate: its keys are \['array'\].*{SAMPLES}"),
+            ({"audio": {"raw": [0.1]}}, DataError, rf"no sound: its keys are \['raw'\].*{SAMPLES}"),
+            ({"audio": np.zeros(9)}, DataError, f"is a ndarray.*{SAMPLES}"),
+            ([0.1, 0.2], DataError, f"is a list.*{SAMPLES}"),
+            (0.5, DataError, f"0.5 is a float.*{SAMPLES}"),
+            (b"RIFF", DataError, 'is a bytes.*Fix: {"audio": ...} round the bytes'),
             ({"series": [1, 2], "label": "maybe"}, DataError, "unknown label 'maybe'"),
             ({"series": [1, 2], "adapter": "x"}, DataError, "unknown program 'x'"),
             ({"series": [0, 1], "label": 1}, DataError, "nothing says which label"),
             ({"series": list(range(300))}, DataError, "longer than the canvas of 200"),
         ],
     )
-    def test_rows(self, row: dict[str, Any], kind: type[Exception], message: str) -> None:
+    def test_rows(self, row: Any, kind: type[Exception], message: str) -> None:
         with pytest.raises(kind, match=message):
             _collator()([row])
 

@@ -179,7 +179,7 @@ class TestLearning:
         assert model(readout=rows.values, labels=rows.labels).loss.item() == pytest.approx(live.item(), rel=1e-6)
 
     def test_a_map_of_states_begins_from_nothing_and_learns_faster(self) -> None:
-        assert _model().learning_rates() == {"mapping": 1e-3} and _model(on="state").learning_rate == 1e-2
+        assert _model().learning_rates() == {"mapping": 1e-3} and _model(on="state").learning_rate == 3e-2
 
     def test_its_weights_can_be_drawn(self) -> None:
         names, weights = _model().active_mapping().weights()
@@ -297,7 +297,13 @@ class TestMistakes:
 
     @pytest.mark.parametrize(
         ("text", "says"),
-        [("bad!", r"has \['!'\]"), (3, "3 is a int"), ("abababababab", "12 symbols, 0 of them doubled, in 5 frames")],
+        [
+            ("bad!", r"has \['!'\]"),
+            (3, "3 is a int"),
+            ("", r"rows\[0\]\['text'\]: '' is empty. Expected what is said. Fix: drop such rows"),
+            (" ", r"rows\[0\]\['text'\]: ' ' is empty"),
+            ("abababababab", "12 symbols, 0 of them doubled, in 5 frames"),
+        ],
     )
     def test_texts(self, text: object, says: str) -> None:
         model = _model()
@@ -306,6 +312,11 @@ class TestMistakes:
 
     def test_rows_without_texts_or_without_scores(self) -> None:
         model = _model()
+        sound = {"audio": AUDIO_ROWS[0]["audio"]}
+        with pytest.raises(DataError, match=r"rows\[0\]\['label'\]: 3 is a int. .*a column \"text\""):
+            model.collator()([{**sound, "label": 3}])
+        with pytest.raises(DataError, match=r"rows\[1\]\['text'\]: missing.*texts on all rows"):
+            model.collator()([{**sound, "text": "bad"}, {**sound, "text": None}])
         with pytest.raises(DataError, match="has no text"):
             model.evaluate([{"audio": AUDIO_ROWS[0]["audio"]}])
         with pytest.raises(UsageError, match="writes texts"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from benchmarks import few_shot
 from benchmarks.few_shot import Table, best_rate, summary
-from benchmarks.few_shot_tasks import SST2, TREC, draw, in_turn, read
+from benchmarks.few_shot_tasks import AG_NEWS, SST2, TREC, draw, in_turn, judged, read
 from benchmarks.intervals import kept
 
 
@@ -28,6 +28,16 @@ def test_labels_are_names(tmp_path: Path):
         {"text": "fine", "label": "positive"},
         {"text": "poor", "label": "negative"},
     ]
+
+
+def test_of_a_large_test_split_the_same_part_is_judged(tmp_path: Path):
+    (tmp_path / "ag_news_10k").mkdir()
+    (tmp_path / "ag_news_10k" / "classes.json").write_text(json.dumps(AG_NEWS.labels))
+    with gzip.open(tmp_path / "ag_news_10k" / "test.jsonl.gz", "wt") as file:
+        file.writelines(f'{{"text": "{i}", "label": {i % 4}}}\n' for i in range(1200))
+    whole, part = judged(replace(AG_NEWS, judged=None), tmp_path), judged(AG_NEWS, tmp_path)
+    assert len(whole) == 1200 and [row["text"] for row in whole[:2]] == ["0", "1"]
+    assert len(part) == 1000 and part == judged(AG_NEWS, tmp_path) and part != whole[:1000]
 
 
 def test_a_draw_is_seeded_balanced_and_has_no_scraps():
