@@ -190,8 +190,8 @@ class TextClassification(Pipeline):
 
 
 class FillMask(TextClassification):
-    """What fills the masks of a row, or goes on after it, in the program's own symbols: for each a list of one answer,
-    `{"sequence": the whole, "text": what was written, "score": ...}`.
+    """What fills the masks of a row, or goes on after it, in the program's own symbols: an answer for each,
+    `{"sequence": the whole, "text": what was written, "score": ...}`; a text alone gives a list of it.
 
     Different from transformers: one answer for all masks of a row, not the likeliest ones of each mask.
     """

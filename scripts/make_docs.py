@@ -19,10 +19,21 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # from wherever this file is imported
 
+from docs_distill import distilled
 from docs_series import series
 
+from hf_reprogram.backbone.families import FAMILIES as ROWS_OF_DATA
 from hf_reprogram.registry import KINDS, method_class, names
-from hf_reprogram.testing import AUDIO_FAMILIES, FAMILIES, pair_config, program_config, suits, tiny
+from hf_reprogram.testing import (
+    AUDIO_FAMILIES,
+    FAMILIES,
+    SLOW_FAMILIES,
+    mapping_config,
+    pair_config,
+    program_config,
+    suits,
+    tiny,
+)
 
 
 ROOT = Path(__file__).parents[1]
@@ -49,20 +60,37 @@ def methods() -> str:
 def families() -> str:
     """Which mapping reads which base, with which programs: what tests/contract/test_pairs.py runs, pair by pair."""
     mappings, alike = names("mapping"), {}
-    for family in (*FAMILIES, *AUDIO_FAMILIES):
+    for family in (*FAMILIES, *SLOW_FAMILIES, *AUDIO_FAMILIES):
         cells = tuple(_programs(mapping, family) for mapping in mappings)
-        alike.setdefault(cells, []).append(f"`{type(tiny(family)[0]).__name__}`")
+        alike.setdefault(cells, []).append(type(tiny(family)[0]).__name__)
     rows = [["base", *(f"`{m}`{_notes('mapping', m)}" for m in mappings)], ["---", *["---"] * len(mappings)]]
-    rows += [[", ".join(bases), *cells] for cells, bases in alike.items()]
+    rows += [[_classes(bases), *cells] for cells, bases in alike.items()]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     programs = "; ".join(
         f"{word}: " + ", ".join(f"`{p}`{_notes('program', p)}" for p in _acting(family))
         for word, family in (("text", FAMILIES[0]), ("a wave", "wav2vec2-classifier"), ("features", "ast-classifier"))
     )
     notes = "\n".join(f"{i}. `{name}`: {what}" for i, (_, name, what) in enumerate(_exceptions(), 1))
-    return "\n\n".join(
-        part for part in (table, f"yes: with every program that can act on such a base ({programs}).", notes) if part
+    read = "; ".join(f"`{m}` {' or '.join(mapping_config(m).mapping.reads())}" for m in mappings)
+    proved = {tiny(family)[0].config.model_type for family in (*FAMILIES, *SLOW_FAMILIES)}
+    told = (
+        f"yes: with every program that can act on such a base ({programs}). "
+        f"-: refused, because such a base does not give what the mapping reads ({read}).",
+        f"With a row of data too, proved when they are wrapped and not in every test: "
+        f"{', '.join(f'`{name}`' for name in ROWS_OF_DATA if name not in proved)}. A family that stands nowhere here "
+        "is asked for its parts. Where what it computes by them is what it computes by itself, it runs; else it is "
+        "refused, with the parts it named and the differences seen.",
     )
+    return "\n\n".join(part for part in (table, *told, notes) if part)
+
+
+def _classes(names: list[str]) -> str:
+    """Names of classes, shortened where several end alike: `ForCausalLM` of Llama, Gemma2."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        family, end = re.fullmatch(r"(.+?)((?:For\w+|LMHeadModel|EncoderModel|Model)?)", name).groups()
+        kinds.setdefault(end, []).append(family)
+    return "; ".join(f"`{end}` of {', '.join(families)}" for end, families in kinds.items())
 
 
 def _programs(mapping: str, family: str) -> str:
@@ -481,6 +509,7 @@ def render(text: str) -> str:
         ("series", series(result("voice2series"), maybe("voice2series_parity"))),
         ("speech_input", speech_input()),
         ("speed", speed()),
+        ("distill", distilled(maybe("distill"))),
     ):
         text = fill(text, mark, content)
     return text

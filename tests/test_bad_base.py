@@ -42,9 +42,13 @@ BASES: dict[str, tuple[Callable[[], Any], str]] = {
     "a model of ours": (_ours, "a bare transformers model.*add_adapter"),
     "the inside of a model of ours": (lambda: _ours().reprogrammed, "is a Reprogrammed"),
     "a model with LoRA": (_lora, "is a PeftModel.*a bare transformers model"),
-    "another family": (
-        lambda: _sized(transformers.GPTNeoXForCausalLM, transformers.GPTNeoXConfig, intermediate_size=32),
-        "GPTNeoXForCausalLM is of the family 'gpt_neox'.*FAMILIES",
+    "a family that no row knows and that computes something else": (
+        lambda: _sized(transformers.FNetForMaskedLM, transformers.FNetConfig, intermediate_size=32),
+        "FNetForMaskedLM is of the family 'fnet', which has no row in FAMILIES; by body=.* relative differences",
+    ),
+    "a model that sees": (
+        lambda: transformers.ViTModel(transformers.ViTConfig(hidden_size=32, num_hidden_layers=1)),
+        "ViTModel takes pixel_values. Expected a model that reads or hears",
     ),
     "a head that nothing reads": (
         lambda: _sized(transformers.BertForTokenClassification, transformers.BertConfig, intermediate_size=32),

@@ -188,7 +188,7 @@ class TestRefused:
         fill = hr.pipeline(None, hr.get_reprogram_model(base, config, tokenizer))
         (answer,) = fill("a<mask>c")
         assert answer == fill.model.predict("a<mask>c")[0] and answer["sequence"] == f"a{answer['text']}c"
-        assert [len(each) for each in fill(["a<mask>", "<mask>b"])] == [1, 1]
+        assert fill(["a<mask>", "<mask>b"]) == fill.model.predict(["a<mask>", "<mask>b"])
         with pytest.raises(UsageError, match="'text-classification', and the program writes texts"):
             hr.pipeline("text-classification", fill.model)
 

@@ -16,16 +16,24 @@ class Family:
         body: path, in a model with a head, of the module that gives hidden states; for seq2seq of the module that
             holds encoder and decoder. A bare model is its own body.
         embed: path below the body of the embedding module whose CALL gives what the body takes as `inputs_embeds`.
+        embed_scale: path below the body of a number by which it multiplies what it embeds itself, and not what it is
+            given as `inputs_embeds` (T§0.2 2).
+        reads_ids: the body does more with token ids than embed them. It gets ids, and embeddings take the place of
+            what its embedding module gives for them, for one call (T§0.1 1).
+        state: name in the config of the size of hidden states.
         head: path of the output `Linear` (vocabulary, dim) of the language model.
         transform: what stands between hidden state and head, in order: paths of position-wise modules, or `@name` of
             an activation of transformers that is no module there.
         state_scale: name of a config flag; where true, hidden states are multiplied by d_model ** -0.5 (T5).
         softcap: name of a config number c; where it is set, logits become c * tanh(logits / c) (Gemma 2).
-        logits_bias: path of a (1, vocabulary) buffer added to the logits, or None.
+        logits_bias: path of a buffer or parameter of as many numbers as the vocabulary, added to the logits.
+        logits_scale: name of a config number by which logits are multiplied (Cohere).
+        logits_divisor: name of a config number by which they are divided (Granite).
         causal: whether a position sees only those before it; such a family answers at its last position.
-        classify: paths of the modules from one hidden state to the logits of a sequence classifier, in order; () where
-            the family's classifier cannot be fed embeddings.
+        classify: like `transform`, from one hidden state to the logits of a sequence classifier; () where the family's
+            classifier cannot be fed embeddings.
         classify_sequence: the first of these takes (batch, time, dim) and picks the first position itself.
+        classify_pool: name in the config of how a classifier pools, `cls` or `mean`; None where it never means.
         offset_positions: positions count from the pad id + 1, and padding has the pad id (RoBERTa).
         token_types: whether `token_type_ids` are what they are called (GPT-2 looks them up among the words).
         sides: padding sides on which the base itself is exact.
@@ -35,13 +43,19 @@ class Family:
     body: str
     embed: str
     head: str
+    embed_scale: str | None = None
+    reads_ids: bool = False
+    state: str = "hidden_size"
     transform: tuple[str, ...] = ()
     state_scale: str | None = None
     softcap: str | None = None
     logits_bias: str | None = None
+    logits_scale: str | None = None
+    logits_divisor: str | None = None
     causal: bool = False
     classify: tuple[str, ...] = ()
     classify_sequence: bool = False
+    classify_pool: str | None = None
     offset_positions: bool = False
     token_types: bool = False
     sides: tuple[str, ...] = ("right", "left")
@@ -52,57 +66,115 @@ class Family:
 SPECTRA_AS_WAVES = frozenset({"audio-spectrogram-transformer"})
 
 _LLAMA = Family(body="model", embed="embed_tokens", head="lm_head", causal=True, classify=("score",))
+_CAPPED = replace(_LLAMA, softcap="final_logit_softcapping")
+_GPT2 = replace(_LLAMA, body="transformer", embed="wte")
+_BERT = Family(
+    body="bert",
+    embed="embeddings.word_embeddings",
+    head="cls.predictions.decoder",
+    transform=("cls.predictions.transform",),
+    classify=("bert.pooler", "classifier"),
+    classify_sequence=True,
+    token_types=True,
+)
+_ROBERTA = replace(
+    _BERT,
+    body="roberta",
+    head="lm_head.decoder",
+    transform=("lm_head.dense", "@gelu", "lm_head.layer_norm"),
+    classify=("classifier",),
+    offset_positions=True,
+)
+_T5 = Family(
+    body="",
+    embed="encoder.embed_tokens",
+    head="lm_head",
+    state_scale="scale_decoder_outputs",
+    decoder_prefix=("decoder_start_token_id",),
+)
+# BART has no position ids to pass, so only right padding is exact; its labels keep <s>, so the first free decoder
+# position is the second (N16).
+_BART = Family(
+    body="model",
+    embed="encoder.embed_tokens",
+    head="lm_head",
+    logits_bias="final_logits_bias",
+    sides=("right",),
+    decoder_prefix=("decoder_start_token_id", "bos_token_id"),
+)
 
 FAMILIES: dict[str, Family] = {
+    # Causal
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "smollm3": _LLAMA,
-    "gemma2": replace(_LLAMA, softcap="final_logit_softcapping"),
-    "gpt2": replace(_LLAMA, body="transformer", embed="wte"),
-    "bert": Family(
-        body="bert",
-        embed="embeddings.word_embeddings",
-        head="cls.predictions.decoder",
-        transform=("cls.predictions.transform",),
-        classify=("bert.pooler", "classifier"),
-        classify_sequence=True,
-        token_types=True,
-    ),
-    "roberta": Family(
-        body="roberta",
-        embed="embeddings.word_embeddings",
-        head="lm_head.decoder",
-        transform=("lm_head.dense", "@gelu", "lm_head.layer_norm"),
-        classify=("classifier",),
-        classify_sequence=True,
-        offset_positions=True,
-        token_types=True,
-    ),
-    "albert": Family(
+    "olmo2": _LLAMA,
+    "phi": _LLAMA,
+    "phi3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _CAPPED,
+    "gemma3_text": _CAPPED,
+    "gemma3n_text": replace(_CAPPED, reads_ids=True),  # they embed ids once more for every layer (T§0.2 9)
+    "gemma4_text": replace(_CAPPED, reads_ids=True),
+    "granite": replace(_LLAMA, logits_divisor="logits_scaling"),
+    "cohere": replace(_LLAMA, logits_scale="logit_scale"),
+    "cohere2": replace(_LLAMA, logits_scale="logit_scale"),
+    "falcon_h1": replace(_LLAMA, embed_scale="embedding_multiplier", logits_scale="lm_head_multiplier"),
+    "opt": replace(_LLAMA, embed="decoder.embed_tokens", state="word_embed_proj_dim"),
+    "gpt2": _GPT2,
+    "gptj": _GPT2,
+    "gpt_neox": replace(_LLAMA, body="gpt_neox", embed="embed_in"),
+    "bloom": replace(_GPT2, embed="word_embeddings"),
+    "falcon": replace(_GPT2, embed="word_embeddings"),
+    # Masked
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "albert": replace(
+        _BERT,
         body="albert",
-        embed="embeddings.word_embeddings",
         head="predictions.decoder",
         transform=("predictions.dense", "predictions.activation", "predictions.LayerNorm"),
         classify=("albert.pooler", "albert.pooler_activation", "classifier"),
-        token_types=True,
+        classify_sequence=False,
     ),
-    "t5": Family(
-        body="",
-        embed="encoder.embed_tokens",
-        head="lm_head",
-        state_scale="scale_decoder_outputs",
-        decoder_prefix=("decoder_start_token_id",),
+    "distilbert": replace(
+        _BERT,
+        body="distilbert",
+        head="vocab_projector",
+        transform=("vocab_transform", "activation", "vocab_layer_norm"),
+        classify=("pre_classifier", "@relu", "classifier"),
+        classify_sequence=False,
+        token_types=False,
     ),
-    # BART has no position ids to pass, so only right padding is exact; its labels keep <s>, so the first free decoder
-    # position is the second (N16).
-    "bart": Family(
+    "electra": replace(
+        _BERT,
+        body="electra",
+        head="generator_lm_head",
+        transform=("generator_predictions",),
+        classify=("classifier",),
+    ),
+    "deberta-v2": replace(_BERT, body="deberta", classify=("pooler", "classifier")),
+    "modernbert": replace(
+        _BERT,
         body="model",
-        embed="encoder.embed_tokens",
-        head="lm_head",
-        logits_bias="final_logits_bias",
-        sides=("right",),
-        decoder_prefix=("decoder_start_token_id", "bos_token_id"),
+        embed="embeddings.tok_embeddings",
+        head="decoder",
+        transform=("head",),
+        classify=("head", "classifier"),
+        classify_sequence=False,
+        classify_pool="classifier_pooling",
+        token_types=False,
     ),
+    # It zeroes masks and scales by how many there are, where it gets ids (T§0.2 8).
+    "esm": replace(_ROBERTA, body="esm", reads_ids=True, logits_bias="lm_head.bias", token_types=False),
+    # Encoder and decoder
+    "t5": _T5,
+    "mt5": replace(_T5, state_scale=None),
+    "umt5": replace(_T5, state_scale="tie_word_embeddings"),
+    "bart": _BART,
+    "pegasus": replace(_BART, embed_scale="encoder.embed_scale", decoder_prefix=("decoder_start_token_id",)),
 }

@@ -16,6 +16,13 @@ from .families import Family
 SLICE = 4096  # rows of the vocabulary at a time, where all of them must be summed over
 
 
+def through(base: PreTrainedModel, steps: tuple[str, ...], state: Tensor) -> Tensor:
+    """A state after some modules of a base, by their paths, and activations, by `@name`."""
+    for step in steps:
+        state = (ACT2FN[step[1:]] if step.startswith("@") else base.get_submodule(step))(state)
+    return state
+
+
 class Head:
     """The output side of a base: its transform, some rows of its matrix, what it does to the logits afterwards.
 
@@ -49,12 +56,10 @@ class Head:
         flag = self.family.state_scale
         if flag and getattr(self.base.config, flag):
             state = state * self.base.config.d_model**-0.5
-        for step in self.family.transform:
-            state = (ACT2FN[step[1:]] if step.startswith("@") else self.base.get_submodule(step))(state)
-        return state
+        return through(self.base, self.family.transform, state)
 
     def rows(self, ids: Tensor | slice) -> tuple[Tensor, Tensor | None]:
-        """(weight (rows, head dim), bias (rows,) or None) of some rows, float32, without gradient."""
+        """(weight (rows, head dim), bias (rows,) or None) of some rows: float32, no gradient, scaled as logits."""
         output = self.output
         if type(output) is nn.Linear:
             with align_module_device(output):  # an offloaded one is there only while it is used
@@ -63,9 +68,9 @@ class Head:
         else:
             weight, bias = self._rows_by_running(ids)
         if self.family.logits_bias:
-            extra = self.base.get_buffer(self.family.logits_bias)[0, ids].float()
+            extra = self._extra()[ids]
             bias = extra if bias is None else bias + extra
-        return weight, bias
+        return weight * self.scale, bias if bias is None else bias * self.scale
 
     @torch.no_grad()
     def _rows_by_running(self, ids: Tensor | slice) -> tuple[Tensor, Tensor]:
@@ -101,8 +106,22 @@ class Head:
     def _all(self, state: Tensor) -> Tensor:
         full = self._own(state)
         if self.family.logits_bias:
-            full = full + self.base.get_buffer(self.family.logits_bias)[0].float()
-        return self.cap(full)
+            full = full + self._extra()
+        return self.cap(full * self.scale)
+
+    def _extra(self) -> Tensor:
+        """What is added to the logits beside the output matrix's own bias: (vocabulary,)."""
+        path, _, name = self.family.logits_bias.rpartition(".")
+        owner = self.base.get_submodule(path)
+        with align_module_device(owner):
+            return getattr(owner, name).detach().float().view(-1)
+
+    @property
+    def scale(self) -> float:
+        """What the family multiplies all logits by."""
+        config, family = self.base.config, self.family
+        scale = getattr(config, family.logits_scale) if family.logits_scale else 1.0
+        return scale / getattr(config, family.logits_divisor) if family.logits_divisor else scale
 
     def cap(self, logits: Tensor) -> Tensor:
         """What the family does to its logits at the very end."""

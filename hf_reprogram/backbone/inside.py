@@ -57,6 +57,35 @@ def hooked(
 
 
 @contextmanager
+def by_ids(module: nn.Module, embedding: nn.Module, ids: Tensor) -> Iterator[None]:
+    """Calls of a module with embeddings become calls with ids, and the embeddings take the place of what its embedding
+    module gives for them (slot overwrite: T§0.1 1).
+
+    Args:
+        module: the one that is called with `inputs_embeds`.
+        embedding: the one inside it that is called with ids.
+        ids: (batch, time); where embeddings are no word's, of any word that the base does not treat on its own.
+    """
+    given: list[Tensor] = []  # embeddings that wait for the embedding module's call
+
+    def swap(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        embeds = kwargs.get("inputs_embeds")
+        if embeds is None:  # what is written after a row is embedded as it is
+            return None
+        given.append(embeds)
+        beams = ids.repeat_interleave(len(embeds) // len(ids), 0)  # those of a row stand together
+        return args, {**kwargs, "input_ids": beams, "inputs_embeds": None}
+
+    def put(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        return given.pop().to(output.dtype) if given else None
+
+    with ExitStack() as stack:
+        stack.callback(module.register_forward_pre_hook(swap, with_kwargs=True).remove)
+        stack.callback(embedding.register_forward_hook(put).remove)
+        yield
+
+
+@contextmanager
 def _adding(base: PreTrainedModel, added: dict[nn.Module, Added]) -> Iterator[None]:
     own = base.config._attn_implementation
     try:

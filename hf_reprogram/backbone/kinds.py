@@ -19,8 +19,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING_NAMES,
 )
 
-from ..errors import BaseModelError, did_you_mean
-from .families import FAMILIES
+from ..errors import BaseModelError
 
 
 @dataclass(frozen=True)
@@ -106,24 +105,19 @@ def kind_of(base: PreTrainedModel) -> str:
     """A key of `KINDS`, or of `AUDIO_KINDS`, by the auto mapping that lists the base's class.
 
     Raises:
-        BaseModelError: a class that none lists, of a family without a row in `FAMILIES`, or one that cannot be fed
-            embeddings.
+        BaseModelError: a class that none lists, or one that cannot be fed embeddings.
     """
-    name, family = type(base).__name__, base.config.model_type
+    name = type(base).__name__
     if modality_of(base) == "audio":
         return _audio_kind_of(base)
-    if family not in FAMILIES:
-        raise BaseModelError(
-            "model",
-            f"{name} is of the family {family!r}, which has no row in FAMILIES",
-            fix=did_you_mean(family, FAMILIES),
-        )
+    if base.main_input_name != "input_ids":
+        raise BaseModelError("model", f"{name} takes {base.main_input_name}", "a model that reads or hears")
     kind = next((k for k, facts in KINDS.items() if any(_lists(names, name) for names in facts.names)), None)
     if kind is None:
         raise BaseModelError(
             "model", f"{name} has no head that we can read", "a model from " + ", ".join(_auto_classes())
         )
-    if kind == "classifier" and not FAMILIES[family].classify:
+    if kind == "classifier" and base.config.is_encoder_decoder:
         raise BaseModelError(
             "model",
             f"{name} takes token ids only: its decoder cannot be fed embeddings",

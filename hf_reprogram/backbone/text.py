@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -16,9 +17,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..batch import Batch, Reading, Readout
 from ..errors import BaseModelError, UsageError, first_line
+from .ask import family_of
 from .base import Backbone
-from .families import FAMILIES
-from .heads import Head
+from .heads import Head, through
+from .inside import by_ids
 from .kinds import KINDS
 from .writing import checked, new_only, to_the_right
 
@@ -58,7 +60,7 @@ class TextBackbone(Backbone):
 
     def __init__(self, base: PreTrainedModel) -> None:
         super().__init__(base)
-        self.family = FAMILIES[base.config.model_type]
+        self.family = family_of(base, self.kind)
         # Without a language model's head there is nothing that words could be read from.
         self.head = Head(base, self.family) if "rows" in self.gives else None
 
@@ -73,6 +75,10 @@ class TextBackbone(Backbone):
     def embedding(self) -> nn.Module:
         """The embedding module that the body really calls (for T5 and BART that is not `get_input_embeddings()`)."""
         return self.body.get_submodule(self.family.embed)
+
+    def state_size(self, pool: str = "answer", layer: int | None = None, parts: int = 1) -> int:
+        """Size of what a `state` Reading gives."""
+        return getattr(self.base.config, self.family.state) * (2 if pool == "statistics" else 1)
 
     @property
     def width(self) -> int:
@@ -113,7 +119,11 @@ class TextBackbone(Backbone):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids (batch, time) -> vectors that the body takes as `inputs_embeds` (batch, time, width)."""
-        return self.embedding(ids)
+        vectors = self.embedding(ids)
+        if self.family.embed_scale is None:
+            return vectors
+        path, _, name = self.family.embed_scale.rpartition(".")
+        return vectors * getattr(self.body.get_submodule(path), name)
 
     @torch.no_grad()
     def rms(self) -> float:
@@ -162,6 +172,10 @@ class TextBackbone(Backbone):
             inputs["token_type_ids"] = batch.token_type_ids
         return inputs
 
+    def _by_ids(self, module: nn.Module, ids: Tensor) -> AbstractContextManager:
+        """Of a family that reads ids: calls of a module with embeddings go by ids."""
+        return by_ids(module, self.embedding, ids) if self.family.reads_ids else nullcontext()
+
     def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Run the body once: (states, context).
 
@@ -175,7 +189,8 @@ class TextBackbone(Backbone):
         body = self.body
         if self.kind != "seq2seq":
             cache = {"use_cache": False} if "use_cache" in _parameters(body) else {}
-            hidden = body(**self._inputs(batch, body), **cache).last_hidden_state  # (batch, time, dim)
+            with self._by_ids(body, batch.input_ids):
+                hidden = body(**self._inputs(batch, body), **cache).last_hidden_state  # (batch, time, dim)
             return hidden, hidden
         context = body.encoder(**self._inputs(batch, body.encoder)).last_hidden_state  # (batch, time, dim)
         hidden = body.decoder(
@@ -231,12 +246,13 @@ class TextBackbone(Backbone):
 
     def _classes(self, batch: Batch, context: Tensor) -> Tensor:
         """Logits of the base's own sequence classifier: (batch, classes)."""
-        state = self._pooled(batch, "last" if self.family.causal else "first", context)  # (batch, dim)
+        pool = "last" if self.family.causal else "first"
+        if self.family.classify_pool and getattr(self.base.config, self.family.classify_pool) == "mean":
+            pool, batch = "mean", replace(batch, slot_index=None)  # as the base does, which knows of no slots
+        state = self._pooled(batch, pool, context)  # (batch, dim)
         if self.family.classify_sequence:
             state = state.unsqueeze(1)  # (batch, 1, dim), of which the classifier picks the first
-        for path in self.family.classify:
-            state = self.base.get_submodule(path)(state)
-        return state.float()
+        return through(self.base, self.family.classify, state).float()
 
     def _continuation(self, batch: Batch, states: Tensor) -> Readout:
         """Log-probabilities of the tokens of `answer_ids`, (batch, tokens); only what is read is scored."""
@@ -317,7 +333,8 @@ class TextBackbone(Backbone):
         inputs = self._inputs(batch, self.base)
         if self.family.causal:
             inputs["use_cache"] = False
-        return self.base(**inputs, **kwargs)
+        with self._by_ids(self.base, batch.input_ids):
+            return self.base(**inputs, **kwargs)
 
     def without_slots(self, batch: Batch) -> Batch:
         """The batch with its slots masked out, for a disabled program.
@@ -348,16 +365,26 @@ class TextBackbone(Backbone):
         """
         if self.kind not in ("causal", "seq2seq"):
             raise UsageError("generate", f"{type(self.base).__name__} writes no text", "a causal or seq2seq base")
-        embeds, mask, start = batch.embeds, batch.attention_mask, 1
+        embeds, mask, ids, start = batch.embeds, batch.attention_mask, batch.input_ids, 1
         if self.kind == "causal":
-            embeds, mask = to_the_right(embeds, mask)  # new tokens stand right after a row's last one (N32)
+            self._check_sides(mask)
+            # New tokens stand right after a row's last one (N32).
+            (embeds, _), (ids, mask) = to_the_right(embeds, mask), to_the_right(ids, mask)
             start = int(mask.sum(1).max())
         options = checked(self.base, options, start, self.facts.max_length)
         try:
-            written = self.base.generate(inputs_embeds=embeds, attention_mask=mask, **options)
+            with self._by_ids(self.base, ids):
+                written = self.base.generate(inputs_embeds=embeds, attention_mask=mask, **options)
         except (TypeError, ValueError) as error:
             raise UsageError("generate", first_line(error), "options that the base's own generate takes") from error
         return written if self.kind == "causal" else new_only(written, start)
+
+    def _check_sides(self, mask: Tensor) -> None:
+        """Raise where rows would have to be padded on a side on which the base is not exact."""
+        if "left" not in self.family.sides and not bool(mask.all()):
+            name = type(self.base).__name__
+            what = f"rows of different lengths, and a {name} is exact with padding on the right only"
+            raise UsageError("generate", what, "rows of one length", "one row at a time")
 
 
 def _moments(context: Tensor, keep: Tensor, pool: str) -> Tensor:

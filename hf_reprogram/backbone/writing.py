@@ -110,12 +110,13 @@ def _refuse(asked: dict[str, Any]) -> None:
         )
 
 
-def to_the_right(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows with their padding moved before them, in whatever way they came: (batch, time, width), (batch, time)."""
+def to_the_right(rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows with their padding moved before them, in whatever way they came: (batch, time, ...), (batch, time)."""
     if bool(mask[:, -1].all()):
-        return embeds, mask
+        return rows, mask
     order = mask.argsort(dim=1, stable=True)  # (batch, time): padding first, then the rest as it stood
-    return embeds.gather(1, order.unsqueeze(-1).expand_as(embeds)), mask.gather(1, order)
+    moved = rows.gather(1, order.view(*order.shape, *(1,) * (rows.ndim - 2)).expand_as(rows))
+    return moved, mask.gather(1, order)
 
 
 def new_only(written: Any, before: int) -> Any:

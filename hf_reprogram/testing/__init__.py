@@ -22,12 +22,12 @@ from ..wrap import resolve
 from .audio import AUDIO_FAMILIES, AUDIO_ROWS, CANVAS
 from .checks import CHECKS
 from .helpers import LABELS, ROWS, build, flags, logits_of, state_hash
-from .models import FAMILIES, LANGUAGE_MODELS, tiny
+from .models import FAMILIES, LANGUAGE_MODELS, SLOW_FAMILIES, reads, tiny
 
 
 __all__ = [
     "AUDIO_FAMILIES", "AUDIO_ROWS", "CHECKS", "FAMILIES",
-    "LABELS", "LANGUAGE_MODELS", "ROWS", "build", "check_mapping", "check_program", "config_of",
+    "LABELS", "LANGUAGE_MODELS", "ROWS", "SLOW_FAMILIES", "build", "check_mapping", "check_program", "config_of",
     "flags", "logits_of", "mapping_config", "pair_config", "program_config", "refused", "state_hash", "suits", "tiny",
 ]  # fmt: skip
 
@@ -56,7 +56,7 @@ def mapping_config(name: str, family: str = "llama") -> ReprogramConfig:
     options = method_class("mapping", name).Options(**method_class("mapping", name).example)
     # Who gives out the base's own output has no labels of the user's, and who writes texts names its own.
     labels = None if "base" in options.reads() or options.problem_type else LABELS
-    program = _placed(_PROMPT, family) if family in FAMILIES else "none"
+    program = _placed(_PROMPT, family) if reads(family) else "none"
     return ReprogramConfig(program=program, mapping=options, labels=labels, canvas=_canvas(family))
 
 
@@ -108,7 +108,7 @@ def _canvas(family: str) -> dict[str, int] | None:
 
 def _placed(program: dict[str, Any], family: str) -> dict[str, Any]:
     """A program's options for a family: without an answer slot where its bases have none to answer at."""
-    if family not in FAMILIES or "rows" in _gives(family) or "template" not in program:
+    if not reads(family) or "rows" in _gives(family) or "template" not in program:
         return program
     return {**program, "template": program["template"].replace("{answer}", "")}
 
@@ -131,7 +131,7 @@ def check_program(name: str, families: Iterable[str] = (*FAMILIES, *AUDIO_FAMILI
 
     Args:
         name: of the program.
-        families: of tiny bases; all by default.
+        families: of tiny bases; all by default but `SLOW_FAMILIES`, which are much like the others.
 
     Raises:
         AssertionError: names the program, the family, the check, and the number seen.
@@ -147,8 +147,9 @@ def check_mapping(name: str, families: Iterable[str] = (*FAMILIES, *AUDIO_FAMILI
 def _check(kind: str, name: str, families: Iterable[str]) -> None:
     excused = method_class(kind, name).xfail
     for family in [families] if isinstance(families, str) else families:
-        if family not in (*FAMILIES, *AUDIO_FAMILIES):
-            raise UsageError("families", f"{family!r}", None, did_you_mean(family, (*FAMILIES, *AUDIO_FAMILIES)))
+        if not (reads(family) or family in AUDIO_FAMILIES):
+            known = (*FAMILIES, *AUDIO_FAMILIES, *SLOW_FAMILIES)
+            raise UsageError("families", f"{family!r}", None, did_you_mean(family, known))
         config = config_of(kind, name, family)
         checks = CHECKS if suits(config, family) else {"refused": refused}
         for check, function in checks.items():

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BitsAndBytesConfig, LlamaForCausalLM, PreTrainedModel, Trainer, TrainingArguments
+from transformers import (
+    BitsAndBytesConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    StableLmConfig,
+    StableLmForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
 
 import hf_reprogram as hr
 from hf_reprogram.errors import ArtefactError
@@ -92,6 +100,21 @@ def test_mappings_on_a_packed_head(quantised: Any) -> None:
         if model.active_mapping().needs_fit:
             model.fit_mapping(ROWS)
         assert logits_of(model, ROWS).isfinite().all()
+
+
+def test_a_family_without_a_row_on_packed_weights(tmp_path: Path) -> None:
+    """Its rows are proved alone; in 8 bits a product hangs on the rows beside, so that they differ by a hundredth."""
+    config = StableLmConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, bos_token_id=2, eos_token_id=3, pad_token_id=0,
+    )  # fmt: skip
+    StableLmForCausalLM(config).save_pretrained(tmp_path / "base")
+    packed = BitsAndBytesConfig(load_in_8bit=True)
+    base = StableLmForCausalLM.from_pretrained(tmp_path / "base", quantization_config=packed)
+    model = hr.get_reprogram_model(base, program_config("prompt"), tiny("llama")[1])
+    start = model.active_programs()[0].slots.detach().clone()
+    train_step(model)
+    assert not torch.equal(model.active_programs()[0].slots, start)
 
 
 def test_trainer_takes_it(quantised: Any, tmp_path: Path) -> None:

@@ -14,6 +14,11 @@ from hf_reprogram.registry import method_class
 QUICK = {"llama", "bert-classifier", "whisper-seq2seq", "wav2vec2-ctc", "ast-classifier"}
 
 
+def acts_on_text(program: str) -> bool:
+    """Whether a program changes words rather than sound."""
+    return method_class("program", program).accepts not in ("wave", "features", "latent")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
@@ -25,5 +30,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         program = given.get("program", given.get("name") if given.get("kind") == "program" else None)
         if program is None or given["family"] in QUICK:
             continue
-        if method_class("program", program).accepts in ("wave", "features", "latent"):
+        if not acts_on_text(program):
             item.add_marker(pytest.mark.slow)

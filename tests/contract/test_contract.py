@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from hf_reprogram.registry import method_class, names
-from hf_reprogram.testing import AUDIO_FAMILIES, CHECKS, FAMILIES, config_of, refused, suits
+from hf_reprogram.testing import (
+    AUDIO_FAMILIES,
+    CHECKS,
+    FAMILIES,
+    SLOW_FAMILIES,
+    check_mapping,
+    check_program,
+    config_of,
+    refused,
+    suits,
+)
+from tests.contract.conftest import acts_on_text
 
 
 CASES = [("program", name) for name in names("program")] + [("mapping", name) for name in names("mapping")]
@@ -23,3 +34,17 @@ def test_contract(kind: str, name: str, check: str, family: str, request: pytest
         CHECKS[check](config, family)
     elif check == next(iter(CHECKS)):  # once is enough
         refused(config, family)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", SLOW_FAMILIES)
+@pytest.mark.parametrize("name", [name for name in names("program") if acts_on_text(name)])
+def test_programs_on_more_families(name: str, family: str) -> None:
+    check_program(name, family)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", SLOW_FAMILIES)
+@pytest.mark.parametrize("name", names("mapping"))
+def test_mappings_on_more_families(name: str, family: str) -> None:
+    check_mapping(name, family)

@@ -1,6 +1,6 @@
 """The traps and rules of frozen language models (methods-text.md §0.1 and §0.2), with the error that each would make.
 
-Families that we lack are tried with the row of data that one would write first: the probe lets no wrong one through.
+A family is tried with the row of data that one would write first, too: the probe lets no wrong one through.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_reprogram.auto import AutoReprogramModel
+from hf_reprogram.backbone import ask
 from hf_reprogram.backbone.families import FAMILIES as ROWS_OF_DATA
 from hf_reprogram.backbone.families import Family
 from hf_reprogram.backbone.probe import probe
 from hf_reprogram.backbone.text import TextBackbone
+from hf_reprogram.batch import Batch
 from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.errors import ArtefactError, BaseModelError, UsageError
 from hf_reprogram.model import get_reprogram_model
@@ -49,11 +51,7 @@ ELSEWHERE = {
     "14": "tests/programs/test_prompt.py::T§0.2 14",
     "17": "hf_reprogram/testing/checks.py::a row beside others against alone",
 }
-NOT_OURS = {
-    "11": "I-BERT has no row in FAMILIES",
-    "15": "XLNet, Longformer and CTRL have no row in FAMILIES",
-    "16": "state-space models have no row in FAMILIES",
-}
+NOT_OURS: dict[str, str] = {}
 
 
 def test_t02_every_trap_is_accounted_for() -> None:
@@ -169,77 +167,126 @@ def test_t02_07_a_frozen_base_drops_nothing_while_the_program_trains(family: str
     assert torch.equal(model(**columns).logits, model(**columns).logits)
 
 
-def _pegasus() -> PreTrainedModel:
-    config = transformers.PegasusConfig(
-        vocab_size=97, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, bos_token_id=2,
-        decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48, scale_embedding=True,
-        decoder_start_token_id=0, pad_token_id=0,
-    )  # fmt: skip
-    return transformers.PegasusForConditionalGeneration(config)
-
-
-def _esm() -> PreTrainedModel:
-    config = transformers.EsmConfig(
-        **SMALL, intermediate_size=48, token_dropout=True, mask_token_id=4, position_embedding_type="rotary"
-    )
-    return transformers.EsmForMaskedLM(config)
-
-
-def _granite() -> PreTrainedModel:
-    return transformers.GraniteForCausalLM(transformers.GraniteConfig(**GROUPED, embedding_multiplier=6.0))
-
-
-def _gemma3n() -> PreTrainedModel:
-    config = transformers.Gemma3nTextConfig(
-        **{**GROUPED, "intermediate_size": [48, 48]}, head_dim=8, vocab_size_per_layer_input=97,
-        hidden_size_per_layer_input=8, num_kv_shared_layers=0, laurel_rank=4, layer_types=["full_attention"] * 2,
-        activation_sparsity_pattern=[0.0, 0.0],
-    )  # fmt: skip
-    return transformers.Gemma3nForCausalLM(config)
-
-
-def _with_a_row(base: PreTrainedModel, row: Family, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """What the probe finds of a base of a new family; all its parameters away from zero."""
+def _probed_by(base: PreTrainedModel, row: Family, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What the probe finds of a base with another row."""
     monkeypatch.setitem(ROWS_OF_DATA, base.config.model_type, row)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in base.eval().parameters():
-            p.add_(torch.randn(p.shape, generator=generator) * 0.3)
     return probe(TextBackbone(base))
 
 
-ESM = replace(ROWS_OF_DATA["roberta"], body="esm", token_types=False)
+@pytest.mark.parametrize("family", ["pegasus", "falcon_h1"])
+def test_t02_02_a_scale_on_the_way_of_ids_alone(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pegasus multiplies by the root of d where it gets ids, Falcon-H1 by a number of its config; neither where it
+    gets embeddings. Slots are born at the size of what the ids become."""
+    backbone = TextBackbone(tiny(family)[0])
+    scale = {"pegasus": 32**0.5, "falcon_h1": 5.65}[family]
+    torch.testing.assert_close(backbone.embed(IDS), backbone.embedding(IDS) * scale)
+    table = backbone.embedding.weight.detach().double()
+    assert backbone.rms() == pytest.approx(scale * table.square().mean().sqrt().item(), rel=1e-6)
+    assert max(probe(backbone).values()) < 1e-5
+    row = replace(backbone.family, embed_scale=None)
+    with pytest.raises(BaseModelError, match="relative differences embeds"):
+        _probed_by(backbone.base, row, monkeypatch)
 
 
-def test_t02_02_a_scale_on_the_way_of_ids_alone_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pegasus multiplies by the root of d where it gets ids, and not where it gets embeddings."""
-    with pytest.raises(BaseModelError, match="Pegasus.*relative differences embeds"):
-        _with_a_row(_pegasus(), ROWS_OF_DATA["bart"], monkeypatch)
-
-
-def test_t02_08_tokens_that_are_dropped_by_their_ids_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ESM scales by 0.88 / (1 - share of masks) where it gets ids."""
+def test_t02_08_tokens_that_are_dropped_by_their_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ESM zeroes masks and scales the rest by 0.88 / (1 - their share), where it gets ids: so it gets them, with our
+    embeddings in place of its own."""
+    base, _ = tiny("esm")
+    backbone = TextBackbone(base)
+    masked = IDS.clone()
+    masked[0, 3] = base.config.mask_token_id
+    with torch.no_grad():
+        own = base(input_ids=masked).logits
+        assert _error(base(inputs_embeds=backbone.embed(masked)).logits, own) > 0.05
+        batch = Batch(masked, torch.ones_like(masked), embeds=backbone.embed(masked))
+        assert torch.equal(backbone.base_output(batch).logits, own)
+        # What stands in a slot is another vector, dropped and scaled as a word's: by 0.88 / (1 - 1/8).
+        words = base.esm.embeddings.word_embeddings
+        other = words(masked).index_copy(1, torch.tensor([5]), torch.ones(1, 1, 32))
+        seen: list[Tensor] = []
+        handle = base.esm.embeddings.register_forward_hook(lambda *a: seen.append(a[-1]))
+        backbone.base_output(replace(batch, embeds=other))
+        handle.remove()
+        position = base.esm.embeddings.position_embeddings(torch.tensor([5 + 2]))
+        torch.testing.assert_close(seen[0][:, 5] - position, torch.full((1, 32), 0.88 / (1 - 1 / 8)))
     with pytest.raises(BaseModelError, match="Esm.*relative differences embeds"):
-        _with_a_row(_esm(), ESM, monkeypatch)
+        _probed_by(base, replace(backbone.family, reads_ids=False), monkeypatch)
+
+
+def test_t02_08_placeholders_are_no_mask_and_no_padding() -> None:
+    """A mask in a slot would be dropped, a pad id would shift positions (T§0.2 5). Nothing stays on the base."""
+    model = build(program_config("prompt", "esm"), "esm")
+    columns = model.collator()(ROWS)
+    slots = columns["slot_index"] >= 0
+    tokenizer = model.processing_class
+    placeholders = set(columns["input_ids"][slots].tolist())
+    assert len(placeholders) == 1 and not placeholders & set(tokenizer.all_special_ids)
+    model(**columns).logits.sum().backward()
+    assert model.active_programs()[0].slots.grad.abs().sum() > 0
+    assert not model.backbone.embedding._forward_hooks
 
 
 def test_t02_09_inputs_of_every_layer_need_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gemma 3n embeds ids once for every layer: embeddings alone are another input. Without a row it is refused by
-    name, with Gemma 2's by its numbers."""
-    with pytest.raises(BaseModelError, match="'gemma3n_text', which has no row in FAMILIES"):
-        TextBackbone(_gemma3n())
+    """Gemma 3n embeds ids once for every layer: embeddings alone are another input. Gemma 4 looks for the ids of what
+    it is given, and does not find a slot's."""
+    base, _ = tiny("gemma3n")
+    assert max(probe(TextBackbone(base)).values()) < 1e-5
     with pytest.raises(BaseModelError, match="Gemma3nForCausalLM does not compute.*relative differences embeds"):
-        _with_a_row(_gemma3n(), replace(ROWS_OF_DATA["gemma2"], softcap=None), monkeypatch)
+        _probed_by(base, replace(ROWS_OF_DATA["gemma3n_text"], reads_ids=False), monkeypatch)
+    monkeypatch.setattr(ask, "FAMILIES", {k: row for k, row in ROWS_OF_DATA.items() if k != "gemma4_text"})
+    config = transformers.Gemma4TextConfig(
+        **GROUPED, head_dim=8, global_head_dim=8, vocab_size_per_layer_input=97, hidden_size_per_layer_input=8,
+        num_kv_shared_layers=0, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    with pytest.raises(BaseModelError, match="Gemma4ForCausalLM .* no row in FAMILIES; by body='model', .* it fails"):
+        probe(TextBackbone(transformers.Gemma4ForCausalLM(config).eval()))
 
 
 def test_t02_10_a_scale_on_both_ways_wants_raw_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Granite multiplies after embedding, whatever it got: what its module gives is what it takes."""
+    """Granite multiplies after embedding, whatever it got: what its module gives is what it takes. Its logits are
+    divided at the end, which is no part of Llama's row."""
+    base, _ = tiny("granite")
+    backbone = TextBackbone(base)
+    assert torch.equal(backbone.embed(IDS), backbone.embedding(IDS))
+    assert max(probe(backbone).values()) < 1e-6
     with pytest.raises(BaseModelError, match="relative differences embeds .*, rows"):
-        # Its logits are divided at the end, which is no part of Llama's row.
-        base = _granite()
-        base.config.logits_scaling = 2.0
-        _with_a_row(base, ROWS_OF_DATA["llama"], monkeypatch)
-    assert _with_a_row(_granite(), ROWS_OF_DATA["llama"], monkeypatch)["embeds"] < 1e-6
+        _probed_by(base, ROWS_OF_DATA["llama"], monkeypatch)
+
+
+def test_t02_11_an_embedding_that_gives_more_than_vectors() -> None:
+    """I-BERT's gives a tuple."""
+    base = transformers.IBertForMaskedLM(transformers.IBertConfig(**SMALL, intermediate_size=48))
+    with pytest.raises(BaseModelError, match="IBertForMaskedLM .* gives QuantEmbedding where a Embedding of its own"):
+        TextBackbone(base)
+
+
+def test_t02_15_who_writes_into_what_it_is_given() -> None:
+    """CTRL multiplies its input in place, so that a second pass over the same rows is another one."""
+    config = transformers.CTRLConfig(vocab_size=97, n_embd=32, n_layer=2, n_head=4, dff=48)
+    with pytest.raises(BaseModelError, match="CTRLLMHeadModel .* no row in FAMILIES; by .* relative differences"):
+        probe(TextBackbone(transformers.CTRLLMHeadModel(config).eval()))
+
+
+def test_t02_15_longformer_pads_inside() -> None:
+    config = transformers.LongformerConfig(**SMALL, intermediate_size=48, attention_window=4)
+    assert max(probe(TextBackbone(transformers.LongformerForMaskedLM(config).eval())).values()) < 1e-5
+
+
+def test_t02_16_a_state_passes_over_padding() -> None:
+    """Mamba reads padding on the left into its state unless it has the mask."""
+    config = transformers.MambaConfig(vocab_size=97, hidden_size=32, state_size=8, num_hidden_layers=2)
+    base = transformers.MambaForCausalLM(config).eval()
+    with torch.no_grad():
+        for p in base.parameters():
+            p.normal_(std=0.3)
+    backbone = TextBackbone(base)
+    assert probe(backbone)["left"] < 1e-5
+    ids, mask = torch.cat([torch.full((1, 4), 5), IDS], 1), torch.tensor([[0] * 4 + [1] * 8])
+    with torch.no_grad():
+        own = backbone.base(input_ids=IDS).logits[:, -1]
+        assert _error(backbone.base(inputs_embeds=backbone.embed(ids)).logits[:, -1], own) > 1e-3
+        batch = Batch(ids, mask, embeds=backbone.embed(ids))
+        assert _error(backbone.base_output(batch).logits[:, -1], own) < 1e-5
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
