@@ -78,7 +78,7 @@ class TextBackbone(Backbone):
 
     def state_size(self, pool: str = "answer", layer: int | None = None, parts: int = 1) -> int:
         """Size of what a `state` Reading gives."""
-        return getattr(self.base.config, self.family.state) * (2 if pool == "statistics" else 1)
+        return getattr(self.base.config, self.family.state) * parts * (2 if pool == "statistics" else 1)
 
     @property
     def width(self) -> int:

@@ -16,6 +16,8 @@ from hf_reprogram.testing import ROWS, build, program_config, tiny
 
 
 CAUSAL, SEQ2SEQ = ("llama", "gpt2", "gemma2"), ("t5", "bart")
+MORE = ("opt", "gemma", "gemma3", "granite", "cohere", "cohere2", "phi", "phi3", "olmo2", "gptneox")
+MORE += ("gptj", "bloom", "falcon", "pegasus")
 TEXTS = [row["text"] for row in ROWS[:4]]
 GREEDY = {"do_sample": False, "max_new_tokens": 5}
 
@@ -66,6 +68,13 @@ class TestGreedy:
         found = cut(model, model.generate(TEXTS, **GREEDY))
         assert found == [by_hand(model, text, 5) for text in TEXTS]
         assert len({tuple(row) for row in found}) > 1  # a base that always says the same would prove nothing
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("family", MORE)
+    def test_other_families_too(self, family: str) -> None:
+        model = writer(family)
+        found = cut(model, model.generate(TEXTS[:3], **GREEDY))
+        assert found == [by_hand(model, text, 5) for text in TEXTS[:3]]
 
     @pytest.mark.parametrize("family", ["gpt2", "bart"])
     def test_a_batch_of_the_collator_is_as_good_as_its_rows(self, family: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks import sequences, sequences_data
+from benchmarks import intervals, sequences, sequences_data
 from benchmarks.intervals import kept
 from benchmarks.sequences import Plan, cell, summary
 from benchmarks.sequences_data import TASKS, Task, kept_positions, one_hot, rows, simple
@@ -16,7 +16,7 @@ from benchmarks.sequences_data import TASKS, Task, kept_positions, one_hot, rows
 from hf_reprogram.testing import tiny
 
 
-PLAN = Plan(rounds=1, steps=2, batch=4, validation=8, test=8, seeds=1)
+PLAN = Plan(rounds=1, steps=2, batch=4, parts=2, validation=8, test=8, seeds=1)
 ANTIBODY = TASKS[1]
 
 
@@ -57,6 +57,13 @@ def test_simple_models_learn_what_is_simple(data: Path) -> None:
     assert found["majority"][0].mean() == 0.75
 
 
+def test_rows_fall_into_parts_label_by_label() -> None:
+    y = np.array([0] * 4 + [1] * 3 + [2])
+    found = sequences._parts(y, 2, np.random.default_rng(0))
+    assert np.bincount(found[y == 0]).tolist() == [2, 2] and np.bincount(found[y == 1]).tolist() == [2, 1]
+    assert found[-1] == -1  # a part without it would leave the label to no map
+
+
 def test_one_hot_by_hand() -> None:
     assert one_hot(["AB", "?"], "AB", 2).tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
 
@@ -66,7 +73,7 @@ def test_a_cell_has_every_method_and_its_base_stays(data: Path, monkeypatch: pyt
     plan = Plan(**{**vars(PLAN), "data": data})
     monkeypatch.setattr(sequences, "labels", lambda task, data=data: sequences_data.labels(task, data))
     task = Task(ANTIBODY.name, ANTIBODY.symbols, None, aligned=True)
-    found = list(cell(source, "tiny", task, 100, 0, plan))
+    found = [row for method in sequences.METHODS for row in cell(source, "tiny", task, 100, 0, plan, method)]
     assert [row.method for row in found] == ["map_only", "ours:free", "ours:sparse", "random_source", "probe"]
     assert all(row.task == "antibody_affinity, 100 %, tiny, draw 0" and row.n == 8 for row in found)
     assert "640 numbers; validation by round" in found[1].note  # 20 acids, width 32
@@ -79,7 +86,8 @@ def marked(task: str, method: str, share: float, draws: int = 3) -> list:
     return [kept(task, draw, method, marks) for draw in range(draws)]
 
 
-def test_bars_are_those_of_the_issue() -> None:
+def test_bars_are_those_of_the_issue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "bootstrap", lambda differences: (100 * differences.mean(), 0.0, 0.0))
     found = []
     for task, best, ours, sparse in (("peptide_amp", 0.9, 0.895, 0.88), ("dna_splice", 0.95, 0.89, 0.885)):
         found += marked(f"{task}, 10 %", "classical:one_hot", best) + marked(f"{task}, 10 %", "majority", 0.5)
