@@ -25,7 +25,7 @@ class Batch:
         slot_index: (batch, time) number of the slot at each position, -1 where there is none.
         symbol_index: (batch, time) number of the target symbol at each position, -1 where the base's own tokens stand;
             None where rows have none.
-        answer_index: (batch,) or (batch, tokens) position that the mapping reads; -1 where a row has fewer.
+        answer_index: (batch,) or (batch, positions) position that the mapping reads; -1 where a row has fewer.
         answer_ids: (batch, tokens) the tokens of a label word whose probability is read there, or of the text that a
             model that hears is to write; below 0 where it has fewer.
         changed: (batch, time) whether a position's vector depends on parameters; None where nobody says.
@@ -90,6 +90,8 @@ class Reading:
       asked for.
     - `sequence`: log-probabilities of the tokens of a label word at their positions: (batch, tokens), 0 where there
       is none.
+    - `positions`: hidden vectors after the head's own transform at all positions of `answer_index`: (batch, positions,
+      dim), with a mask. Where `ids` is None all rows of the head come along, for maps that are products with them.
     - `base`: the base's own output, untouched.
     """
 
@@ -103,11 +105,14 @@ class Reading:
 
 @dataclass
 class Readout:
-    """What the backbone gives back: `values` (batch, ..., R), `mask` (batch, ...) where lengths differ, `kind`."""
+    """What the backbone gives back: `values` (batch, ..., R), `mask` (batch, ...) where lengths differ, `kind`; of its
+    head the rows, `matrix` (rows, dim) and `bias` (rows,), where they were asked for."""
 
     values: Tensor
     mask: Tensor | None = None
     kind: str = field(default="rows")
+    matrix: Tensor | None = None
+    bias: Tensor | None = None
 
 
 # Without this FSDP2 finds no tensor in what a module takes and gives, hooks its backward on nothing, and dies (N2).

@@ -64,7 +64,8 @@ def _metadata(config: ReprogramConfig, name: str) -> str:
     tags = ["reprogramming", "frozen", *(p.type for p in config.programs), config.mapping.type]
     writes = config.problem_type == "transcription"
     hears = "automatic-speech-recognition" if writes else "audio-classification"
-    task = "text-classification" if config.canvas is None else hears
+    fills = config.mapping.targets() is not None
+    task = ("fill-mask" if fills else "text-classification") if config.canvas is None else hears
     values: dict[str, Any] = {}
     if _on_hub(base):
         values = {"base_model": base, "base_model_relation": "adapter"}
@@ -148,9 +149,19 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
+def _example(config: ReprogramConfig) -> str:
+    """A text as the program takes it, as Python writes it: in its own symbols, with a mask where it fills masks."""
+    symbols, text = config.target_symbols(), "Stopped working after a week."
+    if symbols is not None:
+        text = symbols.write(range(min(len(symbols.names), 6)))
+    asked = config.mapping.targets() is not None and config.base_auto_class == "AutoModelForMaskedLM"
+    space = "" if symbols is not None and not symbols.spaced else " "
+    return _literal(text + space) + " + model.processing_class.mask_token" if asked else _literal(text)
+
+
 def _usage(config: ReprogramConfig, place: str, subfolder: str | None) -> str:
     names = columns(parse(config.layout() or "{text}"))
-    text = '"Stopped working after a week."'
+    text = _example(config)
     row = "{" + ", ".join(f'"{n}": {text}' for n in names) + "}"
     if config.canvas is not None:  # a second of a tone: what it takes is a path too
         text = '{"audio": {"array": wave, "sampling_rate": 16000}}'

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from .batch import Batch
 from .errors import UsageError
+from .passes import asleep, batches
 from .processors import tokenizer_of
-from .serve import asleep, batches, laid_out
+from .serve import laid_out
 
 
 class Explanation(dict):

@@ -88,6 +88,8 @@ def uncacheable(model: Any, reading: Any, modules: Mapping[str, nn.Module] | Non
     """
     if reading.kind == "base":
         return "the mapping reads the base's whole output"
+    if reading.kind == "positions":
+        return "the mapping reads each row at positions of its own"
     if any(p.requires_grad for program in model.active_programs() for p in program.parameters()):
         return "the program trains: every step changes its features"
     modules = dict(model.backbone.base.named_modules()) if modules is None else modules

@@ -123,6 +123,24 @@ def error_rate(said: Sequence[Sequence[Any]], meant: Sequence[Sequence[Any]]) ->
     return edits / max(sum(map(len, meant)), 1)
 
 
+def diversity(samples: Sequence[Sequence[Any]], itself: bool = False) -> float:
+    """How different several answers to one question are: 1 - the mean share of equal symbols over all pairs of them.
+
+    Args:
+        samples: answers of one length.
+        itself: count the pair of each answer with itself too, as the code of ReprogBERT does (2210.07144), whose
+            number is the hundredfold: n answers that agree nowhere then have 1 - 1 / n.
+
+    Example:
+
+        >>> diversity(["AC", "AC", "AG"]), diversity(["AC", "GT"], itself=True)
+        (0.33333333333333337, 0.5)
+    """
+    pairs = [(a, b) for i, a in enumerate(samples) for j, b in enumerate(samples) if itself or i != j]
+    equal = [sum(x == y for x, y in zip(a, b, strict=True)) / max(len(a), 1) for a, b in pairs]
+    return 1 - sum(equal) / len(equal) if equal else 0.0
+
+
 def text_errors(said: Sequence[str], meant: Sequence[str]) -> dict[str, float]:
     """Share of wrong characters (`cer`) and of wrong words (`wer`), spelled as they are: nothing is made equal.
 

@@ -18,6 +18,7 @@ from .config import ReprogramConfig
 from .data.rows import label_names
 from .errors import ConfigError, UsageError, did_you_mean
 from .explain import explain
+from .filling import sample
 from .hub import fetch, push
 from .processors import check_processor
 from .registry import Later
@@ -354,7 +355,7 @@ class ReprogramModel(PeftModel):
 
     # Functions of a model and rows, which read well as methods.
     predict, evaluate, score, generate = serve.predict, serve.evaluate, serve.score, serve.generate
-    fit_mapping, frozen_rows, explain = serve.fit_mapping, serve.frozen_rows, explain
+    fit_mapping, frozen_rows, explain, sample = serve.fit_mapping, serve.frozen_rows, explain, sample
 
     # Those of rooms below this one.
     fold, add_weighted_adapter = Later("tools.arithmetic"), Later("tools.arithmetic")

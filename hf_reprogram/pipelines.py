@@ -34,8 +34,9 @@ def pipeline(
 
     Args:
         task: `text-classification` (or its other name, `sentiment-analysis`), `audio-classification`,
-            `automatic-speech-recognition`, or `text-generation`; None is what the program was made for: to write what
-            is said, to go on writing where there is no mapping, else to classify what the base reads or hears.
+            `automatic-speech-recognition`, `fill-mask`, or `text-generation`; None is what the program was made for:
+            to write what is said, to fill masks in symbols of its own, to go on writing where there is no mapping,
+            else to classify what the base reads or hears.
         model: a ReprogramModel, a folder made by `save_pretrained`, or a repo id.
         base_model: for a program that is loaded here: its base, or where to find it. None asks the program.
         device: where to run, as torch writes it. None leaves a model where it is, and puts one that is loaded here
@@ -87,7 +88,7 @@ def pipeline(
 def _task_of(model: ReprogramModel) -> str:
     """What a program was made for."""
     if model.problem_type() == "transcription":
-        return "automatic-speech-recognition"
+        return "fill-mask" if model.backbone.modality == "text" else "automatic-speech-recognition"
     labels = model.peft_config[model.active_name()].labels
     plain = labels is None and model.active_mapping().options.type == "none"
     if plain and model.backbone.modality == "text" and model.reprogrammed.can_generate():
@@ -166,7 +167,7 @@ class TextClassification(Pipeline):
             known = [*self.known, "batch_size", "device", "base_model", "model_kwargs"]
             raise UsageError("pipeline(...)", f"unknown option {unknown!r}", None, did_you_mean(unknown, known))
         writes, task = self.model.problem_type() == "transcription", self._task()
-        if writes != (task == "automatic-speech-recognition"):
+        if writes != (task in ("automatic-speech-recognition", "fill-mask")):
             what = f"{task!r}, and the program {'writes texts' if writes else 'writes no texts'}"
             raise UsageError("pipeline(task)", what, "no task, or the one that the program was made for")
         modality = self.model.backbone.modality
@@ -186,6 +187,19 @@ class TextClassification(Pipeline):
         if options.get("top_k") != 1:
             return found
         return [answer if isinstance(answer, list) else [answer] for answer in found]
+
+
+class FillMask(TextClassification):
+    """What fills the masks of a row, or goes on after it, in the program's own symbols: an answer for each,
+    `{"sequence": the whole, "text": what was written, "score": ...}`; a text alone gives a list of it.
+
+    Different from transformers: one answer for all masks of a row, not the likeliest ones of each mask.
+    """
+
+    known = ()
+
+    def _task(self) -> str:
+        return "fill-mask"
 
 
 class AudioClassification(TextClassification):
@@ -263,5 +277,6 @@ TASKS = {
     "sentiment-analysis": TextClassification,
     "audio-classification": AudioClassification,
     "automatic-speech-recognition": SpeechRecognition,
+    "fill-mask": FillMask,
     "text-generation": TextGeneration,
 }

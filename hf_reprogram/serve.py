@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,8 +13,10 @@ from .data.rows import as_rows, label_of, label_tensor
 from .data.shares import of_all_ranks, share, world
 from .errors import DataError, UsageError
 from .features import Compute, FrozenRows, fields_of, kept, row_keys
+from .filling import completed, recovered
 from .losses import LOSSES
 from .metrics import HALF, metrics, probabilities, text_errors
+from .passes import asleep, at_least_one, batches, check_enabled
 from .processors import tokenizer_of
 
 
@@ -41,18 +42,8 @@ def _writes(model: Any, row: Any) -> bool:
     return model.problem_type(row.get("adapter")) == "transcription"
 
 
-def _check_enabled(model: Any) -> None:
-    if model.reprogrammed.disabled:
-        raise UsageError(
-            "disable_adapter",
-            "target labels of a disabled program",
-            "an enabled one, or the base's own output by model(**columns)",
-            "leave the `with` block",
-        )
-
-
 def _logits(model: Any, collator: Any, made: Sequence[Any], batch_size: int, progress: bool | None) -> Tensor:
-    _check_enabled(model)
+    check_enabled(model)
     parts, order = [], []
     with asleep(model):
         for index, columns in batches(model, collator, made, batch_size, progress):
@@ -63,45 +54,6 @@ def _logits(model: Any, collator: Any, made: Sequence[Any], batch_size: int, pro
     return torch.cat(parts)[torch.tensor(order).argsort()]  # (rows, classes)
 
 
-@contextmanager
-def asleep(model: Any) -> Iterator[None]:
-    """Without dropout and gradients; afterwards the model is in the mode in which it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), model.backbone.serving():
-            yield
-    finally:
-        model.train(was_training)
-
-
-def batches(
-    model: Any,
-    collator: Any,
-    made: Sequence[Any],
-    batch_size: int = 32,
-    progress: bool | None = None,
-    labelled: bool = False,
-) -> Iterator[tuple[list[int], dict[str, Any]]]:
-    """(indices of rows, columns on the base's device) of laid out rows, longest first: little padding (P§C); with
-    their labels where `labelled`."""
-    _at_least_one("batch_size", batch_size)
-    device = model.backbone.device
-    order = sorted(range(len(made)), key=lambda i: -len(made[i]))
-    show = len(made) >= 200 if progress is None else progress
-    for start in tqdm(range(0, len(order), batch_size), disable=not show, desc="rows", unit="batch", leave=False):
-        index = order[start : start + batch_size]
-        columns = collator.stack([made[i] for i in index])
-        if not labelled:
-            columns.pop("labels", None)
-        yield index, {k: v.to(device) if isinstance(v, Tensor) else v for k, v in columns.items()}
-
-
-def _at_least_one(where: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UsageError(where, f"{value!r}", "a whole number from 1")
-
-
 def predict(
     model: Any, rows: Any, batch_size: int = 32, top_k: int | str | None = "auto", progress: bool | None = None
 ) -> list:
@@ -109,14 +61,14 @@ def predict(
 
     Where a row may have several labels, each has a probability of its own, and a row gives a list: all labels whose
     probability is above one half, best first; `[]` where there is none. A regression gives its numbers. A mapping that
-    writes texts gives `{"text": ..., "score": ...}`.
+    writes texts gives `{"text": ..., "score": ...}`; one that fills masks, or goes on, also the whole, `sequence`.
 
     Args:
         rows: a text, a dict row, or a list of these.
         top_k: "auto" as above; else labels per row, whatever their probability: 1 gives a dict per row, more (or None,
             for all) a list of dicts.
     """
-    _at_least_one("top_k", 1 if top_k in (None, "auto") else top_k)
+    at_least_one("top_k", 1 if top_k in (None, "auto") else top_k)
     rows = as_rows(rows, model.text_column())
     if all(_writes(model, row) for row in rows):
         return _written(model, rows, batch_size, progress)
@@ -139,9 +91,11 @@ def predict(
 
 def _written(model: Any, rows: list[dict[str, Any]], batch_size: int, progress: bool | None) -> list[dict[str, Any]]:
     """What each row says."""
-    _check_enabled(model)
+    check_enabled(model)
     collator, tokenizer = model.collator(), tokenizer_of(model.processing_class)
     made, found = collator.lay_out(rows, labelled=False), {}
+    if any(getattr(row, "reads", None) is not None for row in made):
+        return completed(model, collator, rows, made, batch_size)
     with asleep(model):
         for index, columns in batches(model, collator, made, batch_size, progress):
             found |= zip(index, model.reprogrammed.write(columns), strict=True)
@@ -156,7 +110,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics and mean loss on labelled rows: for labels accuracy and macro F1, beside the share of the commonest
     label; see `hf_reprogram.metrics` for the other problem types. Of texts the shares of wrong characters and of wrong
-    words, as they are spelled: make case and punctuation alike beforehand where they should not count.
+    words, as they are spelled: make case and punctuation alike beforehand where they should not count. Of symbols the
+    share that is found (`recovery`), and the perplexity of the right ones, each for itself before any mask is filled.
 
     Args:
         rows: dict rows with a label, or a `datasets.Dataset`.
@@ -172,6 +127,8 @@ def evaluate(
     if missing is not None:
         column = "text" if kind == "transcription" else "label"
         raise DataError(f"rows[{missing}]", f"has no {column}", f'a "{column}" column on every row')
+    if getattr(made[0], "reads", None) is not None:
+        return recovered(model, collator, made, batch_size) | {"n": len(made)}
     labels = label_tensor([row.label for row in made])
     if kind == "transcription":
         said = [answer["text"] for answer in _written(model, rows, batch_size, progress)]

@@ -12,6 +12,7 @@ Example:
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,8 @@ from .errors import ConfigError, DataError, did_you_mean
 
 
 MOST = 65_536  # more symbols than any table of a few kilobytes could hold: a file of something else
+COMMON = 5_000  # ids are sorted by frequency in most vocabularies: the first are words, not fragments (T§1.2)
+NUMBERS = 500_000_000  # of a table symbols x vocabulary: 2 GB, and four times that with gradient and Adam's moments
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,10 @@ class Symbols:
                 found.append(self._odd(odd, text, at, where))
                 at += len(odd)
         return found
+
+    def write(self, numbers: Sequence[int]) -> str:
+        """The text of some symbols."""
+        return (" " if self.spaced else "").join(self.names[i] for i in numbers)
 
     def _next(self, text: str, at: int) -> str | None:
         """The symbol that begins here: the longest that fits, or the word up to the next space."""
@@ -158,3 +165,58 @@ def check_symbols(symbols: str | Sequence[str], unknown: str | None, where: str)
         place = where.rpartition(".")[0] + ".unknown"
         raise ConfigError(place, f"{unknown!r} is no symbol", "one of the symbols", did_you_mean(unknown, names))
     return names
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a mapping that reads symbols at positions wants rows laid out for. Plain data.
+
+    Args:
+        symbols: what is read.
+        every: whether the loss counts all positions of a row, not those alone whose symbol is asked for.
+        rate: share of a text's symbols that are masked at random, where a row says neither what is asked for nor what
+            is right; of bases that fill masks.
+        end: number of the symbol that ends a text, of bases that go on writing.
+    """
+
+    symbols: Symbols
+    every: bool = False
+    rate: float = 0.15
+    end: int | None = None
+
+
+def same_token(name: str, tokenizer: Any) -> int | None:
+    """The base's token of a symbol's name, None where it has none."""
+    ids = tokenizer(name, add_special_tokens=False)["input_ids"]
+    return ids[0] if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
+
+
+def stand_ins(names: Sequence[str], tokenizer: Any) -> list[int]:
+    """A token of the base for every symbol: of its own name where there is one, else a common one, drawn.
+
+    The draw is the same for all who ask, so that what stands for a symbol in the input is what is read for it in the
+    output.
+
+    Args:
+        names: the symbols.
+        tokenizer: the base's.
+    """
+    own = [same_token(name, tokenizer) for name in names]
+    special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
+    free = [i for i in range(min(len(tokenizer), COMMON)) if i not in special and i not in own]
+    missing = own.count(None)
+    draw = random.Random(0)
+    drawn = iter(draw.sample(free, missing) if missing <= len(free) else draw.choices(free or [0], k=missing))
+    return [next(drawn) if token is None else token for token in own]
+
+
+def check_table(symbols: int, vocabulary: int, where: str) -> None:
+    """Raise where a table symbols x vocabulary would not fit into memory.
+
+    Raises:
+        ConfigError: says its size.
+    """
+    if symbols * vocabulary > NUMBERS:
+        size = f"{symbols:,} symbols x {vocabulary:,} tokens are {4e-9 * symbols * vocabulary:.1f} GB, in training"
+        what = f"'full': {size} four times that"
+        raise ConfigError(where, what, f"at most {NUMBERS:,} numbers", "'low_rank', or 'free'")

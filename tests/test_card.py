@@ -81,6 +81,17 @@ def test_its_snippet_runs(case: str, family: str, capsys: pytest.CaptureFixture)
         assert any(label.strip() in printed.replace("\\n", "\n") for label in model.label_names())
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_the_snippet_of_symbols_is_written_in_them(family: str, capsys: pytest.CaptureFixture) -> None:
+    symbols = list("ACGT")
+    config = {"program": {"type": "projection", "symbols": symbols}, "mapping": {"type": "tokens", "symbols": symbols}}
+    card = _card(_model(config, family))
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(snippet, {})
+    assert "'sequence': 'ACGT" in capsys.readouterr().out
+    assert _front(card)["pipeline_tag"] == "fill-mask"
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_it_says_everything(case: str) -> None:
     model = _model(CASES[case])

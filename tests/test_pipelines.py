@@ -174,13 +174,23 @@ class TestRefused:
         with pytest.raises(UsageError, match=f"did you mean '{nearest}'"):
             hr.pipeline(task, model)
 
-    @pytest.mark.parametrize("task", ["fill-mask", "", ["text-generation"]])
+    @pytest.mark.parametrize("task", ["token-classification", "", ["text-generation"]])
     def test_any_other_task_too(self, model: hr.ReprogramModel, task: Any) -> None:
         with pytest.raises(
             UsageError,
-            match="Known: 'audio-classification', 'automatic-speech-recognition', 'sentiment-analysis', 'text-classif",
+            match="Known: 'audio-classification', 'automatic-speech-recognition', 'fill-mask', 'sentiment-",
         ):
             hr.pipeline(task, model)
+
+    def test_masks_are_filled_in_the_program_s_symbols(self) -> None:
+        config = hr.ReprogramConfig(program=hr.ProjectionConfig(symbols="abc"), mapping=hr.TokensConfig(symbols="abc"))
+        base, tokenizer = tiny("bert")
+        fill = hr.pipeline(None, hr.get_reprogram_model(base, config, tokenizer))
+        (answer,) = fill("a<mask>c")
+        assert answer == fill.model.predict("a<mask>c")[0] and answer["sequence"] == f"a{answer['text']}c"
+        assert fill(["a<mask>", "<mask>b"]) == fill.model.predict(["a<mask>", "<mask>b"])
+        with pytest.raises(UsageError, match="'text-classification', and the program writes texts"):
+            hr.pipeline("text-classification", fill.model)
 
     def test_a_program_without_labels_classifies_nothing(self) -> None:
         base, tokenizer = tiny("llama")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from string import ascii_lowercase
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ import transformers as t
 import hf_reprogram as hr
 from hf_reprogram import presets
 from hf_reprogram.errors import ConfigError
-from hf_reprogram.testing import AUDIO_ROWS, build
+from hf_reprogram.testing import AUDIO_ROWS, build, tiny
 from hf_reprogram.testing.helpers import rows_of, train_step
 
 
@@ -57,7 +57,9 @@ MUSIC = {"ii": 160_000, "id": 234_623, "ids": None}  # numbers that learn (S§3)
 
 
 def test_every_preset_has_a_row_here() -> None:
-    assert presets.names() == sorted([*TABLE, "cross_lingual_asr", *(f"music_nmr_{kind}" for kind in MUSIC)])
+    assert presets.names() == sorted(
+        [*TABLE, "cross_lingual_asr", "reprogbert", *(f"music_nmr_{kind}" for kind in MUSIC)]
+    )
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -174,6 +176,21 @@ def test_cross_lingual_asr_learns_another_alphabet() -> None:
     assert losses[-1] < losses[0]
     with pytest.raises(ConfigError, match="names of the labels"):
         hr.ReprogramConfig.from_preset("cross_lingual_asr")
+
+
+def test_reprogbert_has_the_paper_s_numbers() -> None:
+    """T§4: 2 x 30 x 30,522 of them, which learn on a BERT's vocabulary; from N(0, 0.02)."""
+    config = t.BertConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    names = [*ascii_uppercase, *"abcd"]
+    model = hr.get_reprogram_model(
+        t.BertForMaskedLM(config), hr.ReprogramConfig.from_preset("reprogbert", labels=names), tiny("bert")[1]
+    )
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 1_831_320
+    program, mapping = model.active_programs()[0], model.active_mapping()
+    for table in (program.theta * program.unit, mapping.gamma * mapping.unit):
+        assert table.mean().item() == pytest.approx(0, abs=1e-4) and table.std().item() == pytest.approx(
+            0.02, rel=1e-2
+        )
 
 
 def test_a_label_s_name_is_its_word() -> None:

@@ -11,9 +11,9 @@ import pytest
 
 
 PACKAGE = Path(__file__).parents[1] / "hf_reprogram"
-# DESIGN.md 3, with three rooms beside serve: before it `features` (what a frozen model gives, kept on the disk), after
-# it `explain` and `wrap` (from base and config to model parts). A room imports only rooms above it; `__init__`, and
-# the registry at call time, may name any.
+# DESIGN.md 3, with more rooms beside serve: before it `features` (what a frozen model gives, kept on the disk),
+# `passes` (batch by batch) and `filling` (symbols for masks); after it `explain` and `wrap` (from base and config to
+# model parts). A room imports only rooms above it; `__init__`, and the registry at call time, may name any.
 ORDER = [
     "errors",
     "batch",
@@ -37,6 +37,8 @@ ORDER = [
     "tuner",
     "reprogrammed",
     "features",
+    "passes",
+    "filling",
     "serve",
     "explain",
     "wrap",

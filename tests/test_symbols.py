@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_reprogram.errors import ConfigError, DataError
-from hf_reprogram.symbols import MOST, Symbols, check_symbols, target_symbols
+from hf_reprogram.symbols import MOST, Symbols, check_symbols, check_table, stand_ins, target_symbols
 from hf_reprogram.testing import tiny
 
 
@@ -74,3 +74,31 @@ class TestSources:
 def test_symbols_that_cannot_be_meant(symbols: object, unknown: str | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_symbols(symbols, unknown, "Options.symbols")
+
+
+def test_symbols_are_written_as_they_are_read() -> None:
+    assert SMILES.write(SMILES.read("CCl(O)")) == "CCl(O)"
+    assert Symbols(("ATG", "TAA"), spaced=True).write([0, 1, 0]) == "ATG TAA ATG"
+
+
+class TestStandIns:
+    """Tokens of the base in the place of symbols."""
+
+    def test_a_symbol_s_own_name_stands_for_it_and_others_are_drawn_once(self) -> None:
+        tokenizer = tiny("bert")[1]
+        names = ["film", "x", "y", "good", "z"]
+        found = stand_ins(names, tokenizer)
+        assert tokenizer.convert_ids_to_tokens([found[0], found[3]]) == ["film", "good"]
+        assert len(set(found)) == 5 and not set(found) & set(tokenizer.all_special_ids)
+        assert stand_ins(names, tokenizer) == found  # input and output agree on it
+
+    def test_a_small_vocabulary_gives_tokens_twice(self) -> None:
+        tokenizer = tiny("bert")[1]
+        found = stand_ins([f"symbol {i}" for i in range(200)], tokenizer)
+        assert len(found) == 200 > len(tokenizer) and not set(found) & set(tokenizer.all_special_ids)
+
+
+def test_a_table_too_large_says_its_size() -> None:
+    check_table(30, 250_000, "Options.form")
+    with pytest.raises(ConfigError, match=r"60,000 symbols x 30,522 tokens are 7.3 GB.*'low_rank'"):
+        check_table(60_000, 30_522, "Options.form")

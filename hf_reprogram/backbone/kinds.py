@@ -52,10 +52,13 @@ KINDS: dict[str, Kind] = {
         (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,),
         "AutoModelForCausalLM",
         "last",
-        frozenset({"rows", "state", "sequence", "base"}),
+        frozenset({"rows", "state", "sequence", "positions", "base"}),
     ),
     "masked": Kind(
-        (MODEL_FOR_MASKED_LM_MAPPING_NAMES,), "AutoModelForMaskedLM", "mask", frozenset({"rows", "state", "base"})
+        (MODEL_FOR_MASKED_LM_MAPPING_NAMES,),
+        "AutoModelForMaskedLM",
+        "mask",
+        frozenset({"rows", "state", "positions", "base"}),
     ),
     "classifier": Kind(
         (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,),

@@ -135,6 +135,11 @@ class TextBackbone(Backbone):
         return (total / (self.vocab_size * self.width)) ** 0.5
 
     @torch.no_grad()
+    def table(self) -> Tensor:
+        """What `embed` gives over the whole vocabulary: (vocabulary, width), float32."""
+        return self.embed(torch.arange(self.vocab_size, device=self.device)[None])[0].float()
+
+    @torch.no_grad()
     def vectors(self, ids: Sequence[int]) -> Tensor:
         """Embedding rows as slots would be given: (len(ids), width), float32."""
         return self.embed(torch.tensor([list(ids)], device=self.device))[0].float()
@@ -224,6 +229,8 @@ class TextBackbone(Backbone):
             return Readout(self._classes(batch, context), kind="classes")
         if reading.kind == "sequence":
             return self._continuation(batch, states)
+        if reading.kind == "positions":
+            return self._positions(batch, reading, states)
         if reading.kind == "state" and reading.pool in ("mean", "first", "statistics"):
             return Readout(self._pooled(batch, reading.pool, context, reading.parts), kind="state")
         at = self._answer(batch, states)
@@ -272,6 +279,14 @@ class TextBackbone(Backbone):
         chosen = self.head.transform(states[row[there], at[there]])  # (positions read, head dim)
         values = torch.zeros(ids.shape, device=states.device)
         return Readout(values.masked_scatter(there, self.head.log_probs(chosen, ids[there])), there, "sequence")
+
+    def _positions(self, batch: Batch, reading: Reading, states: Tensor) -> Readout:
+        """States after the head's transform at all positions that are read, (batch, positions, head dim)."""
+        at = self._answer(batch, states).view(len(states), -1)  # (batch, positions)
+        row = torch.arange(len(states), device=states.device).unsqueeze(1)
+        values = self.head.transform(states[row, at.clamp(min=0)])
+        rows = self.head.rows(slice(None)) if reading.ids is None else ()
+        return Readout(values, at >= 0, "positions", *rows)
 
     def _answer(self, batch: Batch, states: Tensor) -> Tensor:
         if batch.answer_index is None:

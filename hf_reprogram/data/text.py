@@ -12,9 +12,10 @@ import xxhash
 
 from ..config import ReprogramConfig
 from ..errors import ConfigError, DataError, UsageError, did_you_mean
-from ..symbols import Symbols
+from ..symbols import Symbols, Targets
 from ..template import Answer, Column, Piece, Slots, Words, columns, parse, slot_count
-from .rows import LABEL_COLUMNS, SOUND_COLUMNS, as_rows, label_of, program_of, target_of
+from .rows import LABEL_COLUMNS, SOUND_COLUMNS, as_rows, label_of, label_tensor, program_of, target_of
+from .targets import aim_of
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,22 @@ class Layout:
     problem_type: str = "single_label_classification"
     words: tuple[tuple[int, ...], ...] | None = None
     symbols: Symbols | None = None
+    targets: Targets | None = None
 
 
 @dataclass
 class LaidOut:
     """One row before padding: token ids, or ~ of the numbers of target symbols; slot numbers (-1 elsewhere), the
-    answer's position, program, label; and where words of several tokens are scored, their token ids: it then becomes
-    one row of the batch for each of them."""
+    answer's position, program, label; where words of several tokens are scored, their token ids: it then becomes
+    one row of the batch for each of them; and where symbols are read, the positions of these."""
 
     adapter: str | None
     ids: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
     answer: int | None = None
-    label: int | list[float] | None = None
+    label: int | list[float] | list[int] | None = None
     words: tuple[tuple[int, ...], ...] | None = None
+    reads: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,7 +68,8 @@ class TextCollator:
         dict of `input_ids`, `attention_mask`, `slot_index` (batch, time), `symbol_index` likewise where a program
         has its rows written in target symbols, `answer_index` (batch,) where the template
         has an answer, `labels` (batch,) or (batch, outputs) where the rows have them, `adapter_names` where rows name
-        a program. Where words of several tokens are scored, each row stands there once for every word, with
+        a program. Where symbols are read, `answer_index` and `labels` are (batch, positions).
+        Where words of several tokens are scored, each row stands there once for every word, with
         `answer_index` and `answer_ids` (batch, tokens); `labels` stay one per row.
     """
 
@@ -90,6 +94,11 @@ class TextCollator:
         own = tokenizer.model_max_length
         limits = [n for n in (facts.max_length, own if own and own < 10**9 else None) if n]
         self.limit = min(limits) if limits else None
+        self.aims = {
+            name: aim_of(layout.targets, layout.symbols, tokenizer, facts.answer)
+            for name, layout in self.layouts.items()
+            if layout.targets is not None and not disabled
+        }
         self.words = {
             p.text: self._tokens(p.text)
             for layout in self.layouts.values()
@@ -107,10 +116,14 @@ class TextCollator:
         made = []
         for i, row in enumerate(as_rows(rows, "text")):
             name = program_of(row, self.layouts, self.active, f"rows[{i}]")
-            out = self._one(row, self.layouts[name], f"rows[{i}]")
-            out.adapter, label = row.get("adapter"), label_of(row) if labelled else None
-            if label is not None:
-                out.label = self._label(label, self.layouts[name], f"rows[{i}]['label']")
+            label = label_of(row) if labelled else None
+            if name in self.aims:
+                out = self._aimed(row, name, label, labelled, f"rows[{i}]")
+            else:
+                out = self._one(row, self.layouts[name], f"rows[{i}]")
+                if label is not None and self.layouts[name].targets is None:
+                    out.label = self._label(label, self.layouts[name], f"rows[{i}]['label']")
+            out.adapter = row.get("adapter")
             made.append(out)
         return made
 
@@ -137,7 +150,9 @@ class TextCollator:
                     "missing, and other rows of the batch have one",
                     "labels on all rows or on none",
                 )
-            batch["labels"] = torch.tensor([m.label for m in made])
+            batch["labels"] = label_tensor([m.label for m in made])
+            if any(m.reads is not None for m in made):
+                batch |= self._every_position(batch, made)
         return batch
 
     def _expand(self, row: LaidOut) -> list[tuple[LaidOut, tuple[int, ...] | None]]:
@@ -170,9 +185,32 @@ class TextCollator:
             )
         return target_of(label, layout.labels, layout.problem_type, self.names, where)
 
-    def _one(self, row: Mapping[str, Any], layout: Layout, where: str) -> LaidOut:
+    def _aimed(self, row: Mapping[str, Any], name: str, label: Any, labelled: bool, where: str) -> LaidOut:
+        """A row whose positions are read as symbols."""
+        aim, there = self.aims[name], f"{where}['label']"
+        wanted = None if label is None else aim.wanted(label, there)
+        after = len(wanted) - 1 if wanted and aim.mask is None else 0
+        out = self._one(row, self.layouts[name], where, after)
+        out.reads, out.label = aim.point(out.ids, out.answer, wanted, labelled, where if label is None else there)
+        out.slots += [-1] * (len(out.ids) - len(out.slots))
+        return out
+
+    def _every_position(self, batch: Mapping[str, Any], made: Sequence[LaidOut]) -> dict[str, Any]:
+        """`answer_index` and `labels` with padding too, where all positions count."""
+        name = made[0].adapter or self.active
+        everywhere = all(m.label is not None and m.reads == list(range(len(m))) for m in made)
+        if name not in self.aims or not self.aims[name].targets.every or not everywhere:
+            return {}
+        labels, mask = torch.full_like(batch["input_ids"], self.aims[name].pad), batch["attention_mask"].bool()
+        labels[mask] = torch.tensor([i for m in made for i in m.label])
+        return {"answer_index": torch.arange(labels.shape[1]).expand_as(labels), "labels": labels}
+
+    def _one(self, row: Mapping[str, Any], layout: Layout, where: str, after: int = 0) -> LaidOut:
         parts = {i: self._column(row, p, layout, where) for i, p in enumerate(layout.pieces) if isinstance(p, Column)}
-        self._cut(parts, layout)
+        whole = sum(map(len, parts.values()))
+        self._cut(parts, layout, after)
+        if layout.targets is not None and not self.disabled and (room := sum(map(len, parts.values()))) < whole:
+            raise DataError(where, f"{whole} symbols, and the base has room for {room}", "shorter texts")
         out = LaidOut(None, words=None if self.disabled else layout.words)
         self._add(out, self.prefix)
         for i, piece in enumerate(layout.pieces):
@@ -246,11 +284,11 @@ class TextCollator:
         # Not verbose: a text longer than the model is ours to cut, not the tokenizer's to warn about.
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def _cut(self, parts: dict[int, list[int]], layout: Layout) -> None:
-        """Cut columns, longest first, from the right; slots, words and the answer are never cut (N13)."""
+    def _cut(self, parts: dict[int, list[int]], layout: Layout, after: int = 0) -> None:
+        """Cut columns, longest first, from the right; slots, words, the answer and `after` it are never cut (N13)."""
         if self.limit is None:
             return
-        room = self.limit - self._fixed(layout)
+        room = self.limit - self._fixed(layout) - after
         while (over := sum(map(len, parts.values())) - room) > 0:
             lengths = sorted((len(p) for p in parts.values()), reverse=True)
             longest = max(parts, key=lambda i: len(parts[i]))
@@ -297,9 +335,12 @@ class TextCollator:
         }
         if any(layout.symbols for layout in self.layouts.values()) and not self.disabled:
             batch["symbol_index"] = (~codes).clamp(min=-1)
-        if all(m.answer is not None for m in made):
-            shift = left and self.facts.answer != "decoder"
-            batch["answer_index"] = torch.tensor([m.answer + (longest - len(m.ids) if shift else 0) for m in made])
+        shifts = [longest - len(m.ids) if left and self.facts.answer != "decoder" else 0 for m in made]
+        if any(m.reads is not None for m in made):
+            reads = [[i + shift for i in m.reads or ()] for m, shift in zip(made, shifts, strict=True)]
+            batch["answer_index"] = label_tensor(reads).clamp(min=-1)  # (batch, positions)
+        elif all(m.answer is not None for m in made):
+            batch["answer_index"] = torch.tensor([m.answer + shift for m, shift in zip(made, shifts, strict=True)])
         return batch
 
 
@@ -312,6 +353,7 @@ def layout_of(config: ReprogramConfig) -> Layout:
         config.problem_type,
         tuple(map(tuple, words)) if words is not None else None,
         config.target_symbols(),
+        config.mapping.targets(),
     )
 
 

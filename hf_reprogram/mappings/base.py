@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ..batch import Batch, Reading, Readout
 from ..errors import ConfigError, UsageError
 from ..losses import LOSSES
+from ..metrics import metrics
 from ..registry import Options
+from ..symbols import Targets
 
 
 @dataclass
@@ -34,6 +36,10 @@ class MappingOptions(Options):
 
     def continuations(self) -> list[list[int]] | None:
         """Token ids of every label word, where words of several tokens are scored; None where one position is read."""
+        return None
+
+    def targets(self) -> Targets | None:
+        """What rows are laid out for, where symbols are read at positions; None where they are not."""
         return None
 
     def label_words(self) -> dict[str, dict[str, Any]]:
@@ -149,6 +155,14 @@ class Mapping(nn.Module):
     def loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
         """The loss of the problem type, a scalar."""
         return LOSSES[self.problem_type](logits, labels, num_items, self.class_weight)
+
+    def measures(self, logits: Any, labels: Any) -> dict[str, float]:
+        """Metrics of logits against labels, both arrays."""
+        return metrics(logits, labels, self.problem_type)
+
+    def fold(self, backbone: Any) -> tuple[MappingOptions, dict[str, Tensor]]:
+        """Options and state of a mapping that does the same with fewer numbers; else its own."""
+        return self.options, dict(self.state_dict())
 
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
         """Estimate the map from the readouts (rows, K) of all rows and their labels (rows,)."""

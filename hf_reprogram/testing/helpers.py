@@ -129,9 +129,11 @@ def train_step(model: ReprogramModel) -> None:
 
 def pad_more(columns: dict[str, Tensor], n: int, side: str, kind: str) -> dict[str, Tensor]:
     """The same rows with n more positions of padding in the whole batch, all padding on one side."""
-    width = columns["input_ids"].shape[1] + n
+    own = columns["input_ids"].shape
+    width = own[1] + n
     answers = columns["answer_index"].clone() if "answer_index" in columns else None
-    made = {k: torch.full((len(v), width), -1 if k == "slot_index" else 0) for k, v in columns.items() if v.ndim == 2}
+    along = {k: v for k, v in columns.items() if v.shape == own and k != "answer_index"}
+    made = {k: torch.full((len(v), width), -1 if k.endswith("_index") else 0) for k, v in along.items()}
     for i, mask in enumerate(columns["attention_mask"].bool()):
         length = int(mask.sum())
         start = width - length if side == "left" else 0

@@ -36,7 +36,8 @@ def plain_form(model: Any, name: str) -> tuple[ReprogramConfig, dict[str, Tensor
     options = [option for option, _ in folded]
     config.program = options[0] if len(options) == 1 else options
     tensors = {f"program.{i}.{key}": t for i, (_, state) in enumerate(folded) for key, t in state.items()}
-    return config, tensors | {f"mapping.{key}": t for key, t in mapping.entries[name].state_dict().items()}
+    config.mapping, state = mapping.entries[name].fold(model.backbone)
+    return config, tensors | {f"mapping.{key}": t for key, t in state.items()}
 
 
 def add_weighted_adapter(

@@ -18,9 +18,9 @@ from ..config import ReprogramConfig
 from ..data.rows import as_rows
 from ..data.text import LaidOut, Layout, TextCollator
 from ..errors import BaseModelError, ConfigError, UsageError
+from ..passes import asleep
 from ..processors import tokenizer_of
 from ..programs.prompt import Prompt
-from ..serve import asleep
 from ..template import Slots, slot_groups
 
 

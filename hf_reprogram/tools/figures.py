@@ -19,8 +19,8 @@ from ..data.audio import TORCHAUDIO
 from ..data.rows import as_rows
 from ..errors import ConfigError, DataError, UsageError, first_line
 from ..explain import carried, through_waves
+from ..passes import asleep, batches
 from ..processors import tokenizer_of
-from ..serve import asleep, batches
 
 
 COLOURS = {"clip": "#8c8c8c", "added": "#d55e00", "heard": "#0072b2"}

@@ -113,7 +113,7 @@ def wanted_columns(config: ReprogramConfig, given: Mapping[str, str]) -> list[st
     """Columns that a run takes from its data: the template's; `audio` for a base that hears, `series` where the recipe
     names that. A base hears where the config has a canvas, or a program of sound, or writes what is said."""
     stages = {method_class("program", p.type).accepts for p in config.programs}
-    if config.problem_type == "transcription":
+    if config.problem_type == "transcription" and config.mapping.targets() is None:
         stages.add("wave")
     if config.canvas is None and not stages & {"wave", "features", "latent"}:
         return columns(parse(config.layout() or "{text}"))

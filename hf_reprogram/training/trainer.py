@@ -12,7 +12,6 @@ from transformers.trainer_utils import has_length
 from ..data.rows import undecoded
 from ..errors import DataError, UsageError
 from ..features import FrozenRows
-from ..metrics import metrics
 from .cache import FrozenCollator, frozen
 from .estimation import estimate
 from .sampling import LengthBuckets
@@ -131,7 +130,6 @@ def make_trainer(
     train_dataset = undecoded(train_dataset)
     eval_dataset = eval_dataset if isinstance(eval_dataset, dict) else undecoded(eval_dataset)
     features = features if features is not None else getattr(train_dataset, "features", None)
-    kind = model.problem_type()
     own = kwargs.get("data_collator")
     collator = own or model.collator(features=features)
     if own is None and has_length(train_dataset):
@@ -141,7 +139,8 @@ def make_trainer(
         train_dataset, eval_dataset = rows, _frozen_too(model, collator, eval_dataset)
         collator = FrozenCollator(collator)
     kwargs["data_collator"] = collator
-    kwargs.setdefault("compute_metrics", lambda found: metrics(found.predictions, found.label_ids, kind))
+    mapping = model.active_mapping()
+    kwargs.setdefault("compute_metrics", lambda found: mapping.measures(found.predictions, found.label_ids))
     return ReprogramTrainer(
         model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, features=features, **kwargs
     )

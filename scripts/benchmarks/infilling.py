@@ -1,0 +1,389 @@
+#!/usr/bin/env python3
+"""The third loop of an antibody's heavy chain, masked and filled in by a frozen model of something else.
+
+antibody_affinity: 4,000 different heavy chains of one library, all of 115 residues. All share a framework; eight sites
+were varied on purpose (six residues each), the others differ in one row of several hundred at most. The loop stands
+between the C and the W of ...YYC(AR......)WGQG...: eight residues, of which the library varies three. So five of them
+are known to whoever has seen one row, and the other three follow from the five varied sites outside and from each
+other as far as the selection for binding has coupled them: a logistic regression on the other sites shows how far.
+What is measured is a model of this library, not design of new antibodies. Rows of the test split are in no other
+split; their loops mostly are (203 different ones in train).
+
+Sources: rxn-albert and rxnfp, masked language models of chemical reactions, under `projection` and `tokens`, trained
+together on masked loops; the same on random weights; AntiBERTy, which knows antibodies, as it is and under the same
+programs. MiniLM has no head that could fill a mask. Rows are cropped to the residues around the varied sites (the rest
+is the same everywhere), but for AntiBERTy as it is.
+
+    python scripts/fetch_models.py antiberty rxnfp-bert
+    python scripts/benchmarks/infilling.py              # saves after every run, goes on where it was stopped
+    python scripts/benchmarks/infilling.py --quick      # a trial of the whole way; no evidence
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import os
+import random
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # demo.py and fetch_models.py
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the cache
+
+import demo
+import fetch_models
+import numpy as np
+import torch
+from benchmarks.baselines import random_source
+from benchmarks.intervals import bootstrap
+from benchmarks.report import RESULTS, SCRATCH, Report, Row
+from sklearn.linear_model import LogisticRegression
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PrinterCallback, TrainingArguments
+
+import hf_reprogram as hr
+from hf_reprogram.metrics import diversity
+
+
+ABOUT = (
+    "Frozen masked language models fill in the third heavy-chain loop of antibodies of one library; share of residues "
+    "that are the test row's own, in percent, over the loop's eight and over the three that the library varies."
+)
+DATA = fetch_models.SHARED / "data" / "antibody_affinity"
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+LOOP = re.compile(r"YYC([A-Z]{8})WG[A-Z]G")
+VARIED = (2, 4, 7)  # of the loop's eight residues those that the library varies
+CROP = ((31, 34), (48, 58), (94, 106))  # residues around the varied sites
+TASKS = {"whole loop": tuple(range(8)), "varied residues": VARIED}
+FREQUENCY, LOGISTIC = "classical:position frequency", "classical:logistic regression"
+SOURCES = ("rxn-albert", "rxnfp-bert", "antiberty")
+TRIED = "validation loss at rate "
+BAR = 1e-5  # folded against unfolded logits
+Rows = list[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is trained."""
+
+    epochs: int = 4
+    seeds: int = 3
+    rows: int | None = None  # of each split; None for all
+    sources: tuple[str, ...] = SOURCES
+    rates: tuple[float, ...] = (0.02, 0.06, 0.2)  # of which the one of the least validation loss is taken
+    tried: int = 1000  # rows of train on which each is tried, for one epoch
+    rate: float = 0.06
+    batch: int = 32
+    samples: int = 10  # of each of so many test rows as follow
+    sampled: int = 100
+
+
+def read(split: str, most: int | None = None) -> Rows:
+    """Sequences of a split that hold the loop between its C and its W."""
+    with gzip.open(DATA / f"{split}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        found = [json.loads(line)["text"] for line in lines]
+    return [text for text in dict.fromkeys(found) if LOOP.search(text)][:most]
+
+
+def loop(text: str) -> str:
+    """The loop of a sequence."""
+    return LOOP.search(text)[1]
+
+
+def masked(text: str, mask: str, hidden: Sequence[bool] = (True,) * 8, crop: bool = True) -> dict[str, str]:
+    """A row: the sequence with its loop, or some residues of it, masked, and what stands there."""
+    start = LOOP.search(text).start(1)
+    letters = [mask if 0 <= i - start < 8 and hidden[i - start] else letter for i, letter in enumerate(text)]
+    kept = [letter for span in CROP for letter in letters[slice(*span)]] if crop else letters
+    own = [letter for letter, gone in zip(loop(text), hidden, strict=True) if gone]
+    return {"text": "".join(kept), "label": "".join(own)}
+
+
+class Drawn(list):
+    """Rows whose masks are drawn anew at each look: the whole loop every other time, else any share of it, so that a
+    loop that is half filled is nothing new to the model."""
+
+    def __init__(self, texts: Rows, mask: str, seed: int) -> None:
+        super().__init__(masked(text, mask) for text in texts)
+        self.texts, self.mask, self.draw = texts, mask, random.Random(seed)
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        share = 1.0 if self.draw.random() < 0.5 else self.draw.random()
+        hidden = [self.draw.random() < share for _ in range(8)]
+        hidden[self.draw.randrange(8)] = True
+        return masked(self.texts[index], self.mask, hidden)
+
+
+# What is compared ----------------------------------------------------------------------------------------------------
+
+
+def kept(method: str, seed: int, said: Sequence[str], texts: Rows, note: str = "") -> Row:
+    """A method's loops in one seed, as a row of a cell: its note holds which residues are right."""
+    right = [[a == b for a, b in zip(guess, loop(text), strict=True)] for guess, text in zip(said, texts, strict=True)]
+    marks = ".".join("".join("1" if r else "0" for r in row) for row in right)
+    return Row(
+        f"draw {seed}", method, "recovery", 100 * float(np.mean(right)), n=len(texts), note=f"{marks} {note}".strip()
+    )
+
+
+def simple(plan: Plan) -> Iterator[Row]:
+    """Baselines: the loop's commonest residue everywhere, the commonest at each place, a logistic regression of each
+    place on all residues outside the loop."""
+    train, test = read("train", plan.rows), read("test", plan.rows)
+    commonest = Counter("".join(map(loop, train))).most_common(1)[0][0]
+    yield kept("majority", 0, [commonest * 8] * len(test), test)
+    columns = list(zip(*map(loop, train), strict=True))
+    often = "".join(Counter(column).most_common(1)[0][0] for column in columns)
+    yield kept(FREQUENCY, 0, [often] * len(test), test)
+    yield kept(LOGISTIC, 0, _regressed(train, test, columns), test)
+
+
+def _regressed(train: Rows, test: Rows, columns: Sequence[Sequence[str]]) -> list[str]:
+    def features(texts: Rows) -> np.ndarray:
+        outside = [[text[i] for span in CROP for i in range(*span) if not 96 <= i < 104] for text in texts]
+        return np.array([[float(a == b) for a in row for b in RESIDUES] for row in outside])
+
+    inputs, wanted = features(train), features(test)
+    guessed = []
+    for column in columns:
+        if len(set(column)) == 1:
+            guessed.append([column[0]] * len(test))
+        else:
+            guessed.append(LogisticRegression(C=1.0, max_iter=500).fit(inputs, column).predict(wanted).tolist())
+    return ["".join(letters) for letters in zip(*guessed, strict=True)]
+
+
+def source(name: str) -> tuple[Any, Any]:
+    """A frozen model with its tokenizer."""
+    folder = (
+        fetch_models.SHARED / "models" / "rxn-albert-mlm" if name == "rxn-albert" else fetch_models.asset_path(name)
+    )
+    facts = {"local_files_only": True}
+    return AutoModelForMaskedLM.from_pretrained(folder, **facts), AutoTokenizer.from_pretrained(folder, **facts)
+
+
+def untaught(plan: Plan) -> Iterator[Row]:
+    """AntiBERTy as it is: its own logits of the residues, on whole sequences."""
+    base, tokenizer = source("antiberty")
+    config = hr.ReprogramConfig(mapping=hr.TokensConfig(symbols=RESIDUES))
+    model = hr.get_reprogram_model(base, config, processing_class=tokenizer)
+    test = read("test", plan.rows)
+    yield kept(
+        "zero_shot:antiberty", 0, _said(model, [masked(t, tokenizer.mask_token, crop=False) for t in test]), test
+    )
+
+
+def _said(model: hr.ReprogramModel, rows: Sequence[dict[str, str]]) -> list[str]:
+    asked = [{"text": row["text"]} for row in rows]
+    return [answer["text"] for answer in model.predict(asked, batch_size=64, progress=False)]
+
+
+def arguments(folder: str, plan: Plan, seed: int) -> TrainingArguments:
+    """Both parts at one rate, which falls to 0 as a cosine does; the epoch of the least loss on validation counts."""
+    return TrainingArguments(
+        folder,
+        remove_unused_columns=False,
+        num_train_epochs=plan.epochs,
+        per_device_train_batch_size=plan.batch,
+        per_device_eval_batch_size=64,
+        learning_rate=plan.rate,
+        lr_scheduler_type="cosine",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+        seed=seed,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        logging_steps=25,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def _method(name: str, random_weights: bool) -> str:
+    return f"random_source:{name}" if random_weights else f"ours:{name}"
+
+
+def _made(name: str, seed: int, random_weights: bool) -> tuple[hr.ReprogramModel, Any]:
+    base, tokenizer = source(name)
+    base = random_source(base, seed) if random_weights else base
+    program, mapping = hr.ProjectionConfig(symbols=RESIDUES), hr.TokensConfig(symbols=RESIDUES)
+    config = hr.ReprogramConfig(program=program, mapping=mapping)
+    return hr.get_reprogram_model(base, config, processing_class=tokenizer, seed=seed), tokenizer
+
+
+def _trained(model: hr.ReprogramModel, plan: Plan, seed: int) -> list[float]:
+    """Train; losses on the validation split, epoch by epoch."""
+    mask = model.processing_class.mask_token
+    validation = [masked(text, mask) for text in read("validation", plan.rows)]
+    with tempfile.TemporaryDirectory() as folder:
+        learned = Drawn(read("train", plan.rows), mask, seed)
+        trainer = hr.make_trainer(model, arguments(folder, plan, seed), learned, validation)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
+
+
+def rates(plan: Plan, name: str, random_weights: bool) -> Iterator[Row]:
+    """Validation losses of some rates after an epoch on a part of train; the test split is not looked at."""
+    for rate in plan.rates:
+        model, _ = _made(name, 0, random_weights)
+        loss = _trained(model, replace(plan, rate=rate, epochs=1, rows=plan.tried), 0)[-1]
+        yield Row("validation", _method(name, random_weights), f"{TRIED}{rate:g}", loss, n=plan.tried)
+        model.unload()
+
+
+def run(plan: Plan, name: str, seed: int, random_weights: bool) -> Iterator[Row]:
+    """One source under projection and tokens, trained; its loops, its perplexity, its draws, its folded form."""
+    model, tokenizer = _made(name, seed, random_weights)
+    losses = _trained(model, plan, seed)
+    test, curve = read("test", plan.rows), ", ".join(f"{loss:.3f}" for loss in losses)
+    print(f"  {name} seed {seed}: validation loss by epoch {curve}", flush=True)
+    rows, method, draw = [masked(t, tokenizer.mask_token) for t in test], _method(name, random_weights), f"draw {seed}"
+    yield kept(method, seed, _said(model, rows), test, f"rate {plan.rate:g}, validation loss {curve}")
+    found = model.evaluate(rows, batch_size=64)
+    yield Row(draw, method, "perplexity", found["perplexity"], n=len(test), note="of the test rows' own residues")
+    mapping = model.peft_config["default"].mapping
+    mapping.order = "once"
+    yield kept(f"{method}, all at a time", seed, _said(model, rows), test)
+    generator = torch.Generator().manual_seed(seed)
+    asked = [{"text": row["text"]} for row in rows[: plan.sampled]]
+    draws = model.sample(asked, plan.samples, generator=generator)
+    spread = [diversity([answer["text"] for answer in each]) for each in draws]
+    yield Row(draw, method, "diversity", 100 * float(np.mean(spread)), n=len(draws), note="pairs of different draws")
+    mapping.order = "confident"
+    yield Row(draw, method, "fold_difference", *_folded(model, rows[:64]))
+    model.unload()
+
+
+@torch.no_grad()
+def _folded(model: hr.ReprogramModel, rows: Sequence[dict[str, str]]) -> tuple[float, None, None, int, str]:
+    """The largest difference of logits, relative to the largest logit, and how many numbers are left."""
+    columns = {k: v for k, v in model.collator()(rows).items() if k != "labels"}
+    numbers = [sum(t.numel() for t in model.base_model.state("default").values())]
+    before = model(**columns).logits
+    model.fold()
+    numbers.append(sum(t.numel() for t in model.base_model.state("default").values()))
+    gap = float((model(**columns).logits - before).abs().max() / before.abs().max())
+    note = f"{numbers[0]:,} numbers fold to {numbers[1]:,}; bar <= {BAR:g}: {'met' if gap <= BAR else 'NOT met'}"
+    return gap, None, None, len(rows), note
+
+
+# Summary -------------------------------------------------------------------------------------------------------------
+
+
+def summary(found: Sequence[Row]) -> list[Row]:
+    """Means over seeds of recovery, gains with their intervals over both baselines and the random source, the rest."""
+    marks: dict[str, dict[int, np.ndarray]] = {}
+    for row in found:
+        if row.metric == "recovery":
+            right = [[mark == "1" for mark in each] for each in row.note.split()[0].split(".")]
+            marks.setdefault(row.method, {})[int(row.task.split()[1])] = np.array(right, dtype=float)  # (rows, 8)
+    rows = []
+    for task, places in TASKS.items():
+        each = {m: {seed: right[:, places].mean(1) for seed, right in draws.items()} for m, draws in marks.items()}
+        rows += sorted((_mean(task, m, draws) for m, draws in each.items()), key=lambda row: -row.value)
+        rows += [r for m in each if m.startswith("ours:") and "all at a time" not in m for r in _gains(task, m, each)]
+    return rows + _others(found)
+
+
+def _mean(task: str, method: str, draws: dict[int, np.ndarray]) -> Row:
+    values = [100 * right.mean() for _, right in sorted(draws.items())]
+    note = "seeds " + ", ".join(f"{value:.1f}" for value in values)
+    return Row(task, method, "recovery", float(np.mean(values)), min(values), max(values), len(values), note)
+
+
+def _gains(task: str, ours: str, each: dict[str, dict[int, np.ndarray]]) -> Iterator[Row]:
+    others = [FREQUENCY, LOGISTIC, ours.replace("ours", "random_source"), f"{ours}, all at a time"]
+    for other in (m for m in others if m in each):
+        theirs = each[other]
+        seeds = [s for s in sorted(each[ours]) if s in theirs or len(theirs) == 1]
+        if not seeds:
+            continue
+        gap = np.stack([each[ours][s] - theirs.get(s, next(iter(theirs.values()))) for s in seeds])
+        mean, low, high = bootstrap(gap)
+        note = "95 % paired bootstrap over seeds and test rows"
+        if other == FREQUENCY:
+            note += f"; bar: above zero: {'met' if low > 0 else 'NOT met'}"
+        yield Row(task, ours, f"recovery_gain_over:{other}", mean, low, high, len(seeds), note)
+
+
+def _others(found: Sequence[Row]) -> Iterator[Row] | list[Row]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in found:
+        if row.metric != "recovery":
+            groups.setdefault((row.method, row.metric), []).append(row)
+    made = []
+    for (method, metric), rows in groups.items():
+        values = [row.value for row in rows if row.value is not None and math.isfinite(row.value)]
+        worst = max(rows, key=lambda row: row.value or 0)
+        value = max(values) if metric == "fold_difference" else float(np.mean(values))
+        task = rows[0].task if metric.startswith(TRIED) else "the test rows"
+        made.append(Row(task, method, metric, value, min(values), max(values), len(values), worst.note))
+    return made
+
+
+def cells(plan: Plan, report: Report) -> Iterator[tuple[str, Any]]:
+    """Name and measurement of every cell, the cheaper source first; a rate is chosen before its source is trained."""
+    yield "simple", lambda: simple(plan)
+    yield "untaught", lambda: untaught(plan)
+    for name in plan.sources:
+        kinds = (False,) if name == "antiberty" else (False, True)
+        for random_weights in kinds:
+            yield f"rates {_method(name, random_weights)}", partial(rates, plan, name, random_weights)
+        for seed, random_weights in product(range(plan.seeds), kinds):
+            method = _method(name, random_weights)
+            yield f"{method} {seed}", partial(_at_best_rate, plan, name, seed, random_weights, report)
+
+
+def _at_best_rate(plan: Plan, name: str, seed: int, random_weights: bool, report: Report) -> Iterator[Row]:
+    tried = [r for r in report.rows if r.method == _method(name, random_weights) and r.metric.startswith(TRIED)]
+    rate = float(min(tried, key=lambda row: row.value).metric.removeprefix(TRIED))
+    return run(replace(plan, rate=rate), name, seed, random_weights)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few rows, one seed (a trial, no evidence)")
+    parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
+    parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
+    options = parser.parse_args(given)
+    demo.quiet()
+    torch.set_num_threads(1)
+    plan = Plan()
+    if options.quick:
+        plan = Plan(epochs=1, seeds=1, rows=48, tried=48, rates=(0.06,), sampled=4, sources=SOURCES[:1])
+    settings = {
+        "plan": {k: v for k, v in vars(plan).items() if k != "rate"},
+        "crop": CROP,
+        "start": "tokens",
+        "threads": 1,
+    }
+    folder, command = SCRATCH if options.quick else RESULTS, "python scripts/benchmarks/infilling.py"
+    report = Report("infilling", ABOUT, settings, list(range(plan.seeds)), folder, options.fresh, command)
+    for key, measure in () if options.finish else cells(plan, report):
+        report.cell(key, measure)
+    report.publish(summary(report.rows))
+    report.finish()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
