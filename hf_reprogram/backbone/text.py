@@ -22,6 +22,7 @@ from .base import Backbone
 from .heads import Head, through
 from .inside import by_ids
 from .kinds import KINDS
+from .pooling import pooled
 from .sharing import sharing_of
 from .writing import checked, new_only, to_the_right
 
@@ -232,7 +233,7 @@ class TextBackbone(Backbone):
         if reading.kind == "positions":
             return self._positions(batch, reading, states)
         if reading.kind == "state" and reading.pool in ("mean", "first", "statistics"):
-            return Readout(self._pooled(batch, reading.pool, context, reading.parts), kind="state")
+            return Readout(pooled(batch, reading.pool, context, reading.parts), kind="state")
         at = self._answer(batch, states)
         at = at if at.ndim == 1 else at[:, 0]  # a row beside others whose words have several tokens
         answer = states[torch.arange(len(states), device=states.device), at]  # (batch, dim)
@@ -244,23 +245,12 @@ class TextBackbone(Backbone):
         ids = None if reading.ids is None else torch.tensor(reading.ids, device=answer.device)
         return Readout(self.head.logits(answer, ids), kind="rows")  # (batch, rows)
 
-    @staticmethod
-    def _pooled(batch: Batch, pool: str, context: Tensor, parts: int = 1) -> Tensor:
-        """One state per row, (batch, dim): of the first or last real position, or the mean over the text, or over each
-        of its parts, with its deviation beside it or without."""
-        mask = batch.attention_mask
-        if pool in ("mean", "statistics"):
-            keep = mask * (batch.slot_index < 0) if batch.slot_index is not None else mask
-            return torch.cat([_moments(context, part, pool) for part in _in_parts(keep, parts)], -1)
-        at = mask.argmax(1) if pool == "first" else (mask * torch.arange(1, mask.shape[1] + 1).to(mask)).argmax(1)
-        return context[torch.arange(len(context), device=context.device), at]
-
     def _classes(self, batch: Batch, context: Tensor) -> Tensor:
         """Logits of the base's own sequence classifier: (batch, classes)."""
         pool = "last" if self.family.causal else "first"
         if self.family.classify_pool and getattr(self.base.config, self.family.classify_pool) == "mean":
             pool, batch = "mean", replace(batch, slot_index=None)  # as the base does, which knows of no slots
-        state = self._pooled(batch, pool, context)  # (batch, dim)
+        state = pooled(batch, pool, context)  # (batch, dim)
         if self.family.classify_sequence:
             state = state.unsqueeze(1)  # (batch, 1, dim), of which the classifier picks the first
         return through(self.base, self.family.classify, state).float()
@@ -396,29 +386,6 @@ class TextBackbone(Backbone):
             name = type(self.base).__name__
             what = f"rows of different lengths, and a {name} is exact with padding on the right only"
             raise UsageError("generate", what, "rows of one length", "one row at a time")
-
-
-def _moments(context: Tensor, keep: Tensor, pool: str) -> Tensor:
-    """Mean of states (batch, time, dim) where `keep` (batch, time), and for `statistics` their deviation beside it."""
-    keep = keep.to(context.dtype).unsqueeze(-1)  # (batch, time, 1)
-    count = keep.sum(1).clamp(min=1)
-    mean = (context * keep).sum(1) / count
-    if pool == "mean":
-        return mean
-    spread = ((context - mean.unsqueeze(1)).square() * keep).sum(1) / count
-    return torch.cat([mean, (spread + 1e-12).sqrt()], -1)
-
-
-def _in_parts(keep: Tensor, parts: int) -> list[Tensor]:
-    """The positions that count, (batch, time), in parts that follow each other, each row's as even as they can be."""
-    if parts == 1:
-        return [keep]
-    count = keep.sum(1, keepdim=True)
-    if int(count.min()) < parts:
-        what = f"{parts}, and a row has {int(count.min())} positions"
-        raise UsageError("parts", what, "at most as many as the shortest row has", "longer rows, or fewer parts")
-    part = (keep.cumsum(1) - 1) * parts // count
-    return [keep * (part == i) for i in range(parts)]
 
 
 def _parameters(module: nn.Module) -> frozenset[str]:

@@ -30,7 +30,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 import hf_reprogram as hr
-from hf_reprogram.serve import asleep
+from hf_reprogram.passes import asleep
 
 
 BATCHES, SERVED, TRAINED = 4, Shape(8, 32), Shape(8, 32)  # positions of texts
