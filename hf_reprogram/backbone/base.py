@@ -79,6 +79,9 @@ class Backbone:
         """A time in which nothing trains."""
         return nullcontext()
 
+    def forget(self) -> None:
+        """Let go of what was kept from step to step."""
+
     # Flags on the base
 
     def freeze(self) -> None:

@@ -66,6 +66,10 @@ class Sharing:
             if not outer:
                 self._kept = None
 
+    def forget(self) -> None:
+        """Let go of the texts that were kept for the next epoch: up to `TEXTS` bytes."""
+        self._known = None
+
     def states(self, batch: Batch, answers_only: bool) -> Tensor | None:
         """Last hidden states (batch, time, dim) by a shorter way; None where there is none.
 

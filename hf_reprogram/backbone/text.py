@@ -179,6 +179,11 @@ class TextBackbone(Backbone):
         """A time in which nothing trains: what all rows begin with is kept from batch to batch."""
         return nullcontext() if self.sharing is None else self.sharing.serving()
 
+    def forget(self) -> None:
+        """Let go of the texts' keys and values, which a training run keeps."""
+        if self.sharing is not None:
+            self.sharing.forget()
+
     def _by_ids(self, module: nn.Module, ids: Tensor) -> AbstractContextManager:
         """Of a family that reads ids: calls of a module with embeddings go by ids."""
         return by_ids(module, self.embedding, ids) if self.family.reads_ids else nullcontext()

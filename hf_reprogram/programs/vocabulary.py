@@ -39,10 +39,10 @@ class VocabularyConfig(SymbolOptions):
     context: int = option(
         1, "Symbols that decide what one becomes: itself and its neighbours on both sides; odd.", low=1, high=63
     )
-    candidates: int | None = option(
+    candidates: int = option(
         2000,
         "Tokens that symbols may become: those by which the tokenizer knows the symbols, and others drawn at the "
-        "start; None is all.",
+        "start; as many as the base has is all.",
         low=2,
         high=10_000_000,
     )
@@ -72,13 +72,12 @@ class VocabularyConfig(SymbolOptions):
         super().validate()
         if self.context % 2 == 0:
             raise ConfigError("VocabularyConfig.context", f"{self.context}", "an odd number of symbols")
+
+    def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
         if self.final_temperature > self.temperature:
             what = f"{self.final_temperature}, above temperature={self.temperature}"
             raise ConfigError("VocabularyConfig.final_temperature", what, "at most that: it falls")
-
-    def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
-        size = backbone.vocab_size
-        self.candidates = size if self.candidates is None else min(self.candidates, size)
+        self.candidates = min(self.candidates, backbone.vocab_size)
         rows = self.context * len(self.symbols)
         if self.rank is not None and self.rank >= min(rows, self.candidates):
             what = f"{self.rank} of a table of {rows} by {self.candidates}"
@@ -121,8 +120,6 @@ class Vocabulary(Program):
     def __init__(self, options: VocabularyConfig, backbone: Any, scale: float) -> None:
         super().__init__(options, backbone, scale)
         count, size = len(options.symbols), options.candidates
-        if size is None:
-            raise ConfigError("VocabularyConfig.candidates", "None in a finished config", "their number")
         self._given: Tensor | None = None
         places = count if options.folded else size
         self.register_buffer("tokens", torch.full((places,), -1, dtype=torch.int32))

@@ -36,7 +36,10 @@ class ReprogramTrainer(Trainer):
         if not resume_from_checkpoint:
             # Before Trainer wraps the model: parameters that are set later, DDP would not carry to the other ranks.
             estimate(self.model, self.train_dataset, self.features)
-        return super().train(resume_from_checkpoint, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint, **kwargs)
+        finally:
+            self.model.backbone.forget()
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """One parameter group per part. Made here and not handed over, which Trainer refuses under FSDP."""

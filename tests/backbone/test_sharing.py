@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import TrainingArguments
 
-from hf_reprogram import ReprogramConfig, get_reprogram_model
+from hf_reprogram import ReprogramConfig, get_reprogram_model, make_trainer
 from hf_reprogram.backbone.sharing import Sharing
 from hf_reprogram.errors import ReprogramError
 from hf_reprogram.model import ReprogramModel
@@ -150,6 +152,19 @@ def test_no_more_texts_are_kept_than_there_is_room_for(monkeypatch: pytest.Monke
         torch.testing.assert_close(_step(model, columns)[0], long_way[0], rtol=1e-4, atol=1e-5)
     known = model.backbone.sharing._known
     assert 0 < known.bytes <= 5_000 and len(known.texts) < len(ROWS)
+
+
+def test_a_run_of_training_leaves_no_texts_behind(tmp_path: Path) -> None:
+    model = _model(LAST)
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=2, use_cpu=True, report_to=[], save_strategy="no", remove_unused_columns=False
+    )
+    trainer = make_trainer(model, arguments, train_dataset=ROWS)
+    kept: list[int] = []
+    step = trainer.training_step
+    trainer.training_step = lambda *a: (step(*a), kept.append(len(model.backbone.sharing._known.texts)))[0]
+    trainer.train()
+    assert kept and all(kept) and model.backbone.sharing._known is None
 
 
 def test_states_before_the_slots_are_there_where_they_are_read() -> None:
