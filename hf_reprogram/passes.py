@@ -48,6 +48,7 @@ def batches(
 
 
 def at_least_one(where: str, value: Any) -> None:
+    """Raise where a count of something is none."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(where, f"{value!r}", "a whole number from 1")
 

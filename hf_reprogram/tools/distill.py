@@ -18,7 +18,7 @@ from ..config import ReprogramConfig
 from ..data.rows import as_rows
 from ..data.text import LaidOut, Layout, TextCollator
 from ..errors import BaseModelError, ConfigError, UsageError
-from ..passes import asleep
+from ..passes import asleep, at_least_one
 from ..processors import tokenizer_of
 from ..programs.prompt import Prompt
 from ..template import Slots, slot_groups
@@ -86,8 +86,7 @@ def distill(
     """
     _check(model)
     for name, value in {"steps": steps, "batch_size": batch_size}.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UsageError(f"distill({name})", f"{value!r}", "a whole number from 1")
+        at_least_one(f"distill({name})", value)
     lesson = lesson_of(model, instruction)
     made = lesson.collator.lay_out(as_rows(rows, model.text_column()), labelled=False)
     generator = torch.Generator().manual_seed(seed)

@@ -19,7 +19,7 @@ from ..data.audio import TORCHAUDIO
 from ..data.rows import as_rows
 from ..errors import ConfigError, DataError, UsageError, first_line
 from ..explain import carried, through_waves
-from ..passes import asleep, batches
+from ..passes import asleep, at_least_one, batches
 from ..processors import tokenizer_of
 
 
@@ -282,8 +282,7 @@ def plot_mapping(model: Any, ax: Any = None, most: int = 40) -> Any:
         hr.plot_mapping(model).savefig("mapping.png")
     """
     mapping = model.active_mapping()
-    if not isinstance(most, int) or most < 1:
-        raise UsageError("plot_mapping(most)", f"{most!r}", "a whole number from 1")
+    at_least_one("plot_mapping(most)", most)
     if mapping.needs_fit:
         raise UsageError("plot_mapping(model)", "a mapping that must be fitted", "a fitted one", "fit_mapping(rows)")
     found = mapping.weights()
