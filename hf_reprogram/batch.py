@@ -26,8 +26,8 @@ class Batch:
         symbol_index: (batch, time) number of the target symbol at each position, -1 where the base's own tokens stand;
             None where rows have none.
         answer_index: (batch,) or (batch, positions) position that the mapping reads; -1 where a row has fewer.
-        answer_ids: (batch, tokens) the tokens of a label word whose probability is read there, or of the text that a
-            model that hears is to write; below 0 where it has fewer.
+        answer_ids: (batch, tokens) the tokens of a label word whose probability is read there, or of the text that
+            the model is to write; below 0 where it has fewer.
         changed: (batch, time) whether a position's vector depends on parameters; None where nobody says.
         input_values: (batch, samples) a wave in plain amplitude, on its canvas.
         signal_mask: (batch, samples) whether the row's own signal sits there.
@@ -85,9 +85,9 @@ class Reading:
     - `frames`: the logits of a CTC head: (batch, frames, vocabulary).
     - `frame_states`: hidden vectors of a model that hears: (batch, frames, dim), of `layer`. Both have a mask: frames
       behind the end of the row's signal are none.
-    - `text`: log-probabilities of the tokens of a row's own text (`answer_ids`), each after those before it, by the
-      decoder of a model that hears: (batch, tokens), 0 where there is none. `language` is what a multilingual one is
-      asked for.
+    - `text`: log-probabilities of the tokens of a row's own text (`answer_ids`), each after those before it, by a
+      causal model or a decoder: (batch, tokens), 0 where there is none. `language` is what a multilingual model that
+      hears is asked for.
     - `sequence`: log-probabilities of the tokens of a label word at their positions: (batch, tokens), 0 where there
       is none.
     - `positions`: hidden vectors after the head's own transform at all positions of `answer_index`: (batch, positions,

@@ -65,7 +65,8 @@ def _metadata(config: ReprogramConfig, name: str) -> str:
     writes = config.problem_type == "transcription"
     hears = "automatic-speech-recognition" if writes else "audio-classification"
     fills = config.mapping.targets() is not None
-    task = ("fill-mask" if fills else "text-classification") if config.canvas is None else hears
+    reads = "fill-mask" if fills else "text-generation" if writes else "text-classification"
+    task = reads if config.canvas is None else hears
     values: dict[str, Any] = {}
     if _on_hub(base):
         values = {"base_model": base, "base_model_relation": "adapter"}
@@ -174,7 +175,7 @@ def _usage(config: ReprogramConfig, place: str, subfolder: str | None) -> str:
             else None
         )
         call += f"print(model.{verb}([{text}]))" if verb else f"print(model(**model.collator()([{text}])))"
-    elif config.labels:
+    elif config.labels or config.problem_type == "transcription":
         call = f"print(model.predict([{text if len(names) == 1 else row}]))"
     elif config.base_auto_class == "AutoModelForMaskedLM":  # writes no text: its logits are what there is
         call = f"columns = model.collator()([{row}])\nprint(model(**columns).logits.shape)"

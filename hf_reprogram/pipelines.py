@@ -88,7 +88,9 @@ def pipeline(
 def _task_of(model: ReprogramModel) -> str:
     """What a program was made for."""
     if model.problem_type() == "transcription":
-        return "fill-mask" if model.backbone.modality == "text" else "automatic-speech-recognition"
+        if model.backbone.modality == "audio":
+            return "automatic-speech-recognition"
+        return "fill-mask" if model.active_mapping().options.targets() is not None else "text-generation"
     labels = model.peft_config[model.active_name()].labels
     plain = labels is None and model.active_mapping().options.type == "none"
     if plain and model.backbone.modality == "text" and model.reprogrammed.can_generate():
@@ -167,7 +169,9 @@ class TextClassification(Pipeline):
             known = [*self.known, "batch_size", "device", "base_model", "model_kwargs"]
             raise UsageError("pipeline(...)", f"unknown option {unknown!r}", None, did_you_mean(unknown, known))
         writes, task = self.model.problem_type() == "transcription", self._task()
-        if writes != (task in ("automatic-speech-recognition", "fill-mask")):
+        fills = writes and self.model.active_mapping().options.targets() is not None
+        suits = {"automatic-speech-recognition": writes and not fills, "fill-mask": fills}.get(task, not writes)
+        if not suits:
             what = f"{task!r}, and the program {'writes texts' if writes else 'writes no texts'}"
             raise UsageError("pipeline(task)", what, "no task, or the one that the program was made for")
         modality = self.model.backbone.modality
@@ -246,7 +250,8 @@ class SpeechRecognition(AudioClassification):
 
 class TextGeneration(Pipeline):
     """What the base goes on writing after the laid out row: `[{"generated_text": ...}]` for each, as in transformers
-    (a text gives this list, a list of texts a list of such lists).
+    (a text gives this list, a list of texts a list of such lists). A program that was trained on texts (`transcript`)
+    writes as `predict` does where no option says otherwise.
 
     Different from transformers: only the new text, as with `return_full_text=False`, because slots are no text. All
     other options go to the base's own `generate`.
@@ -262,6 +267,9 @@ class TextGeneration(Pipeline):
     def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
         tokenizer, made = tokenizer_of(self.model.processing_class), []
         options = {name: value for name, value in options.items() if name != "return_full_text"}
+        if not options and self.model.problem_type() == "transcription":
+            found = self.model.predict(rows, batch_size=batch_size, progress=False)
+            return [[{"generated_text": answer["text"]}] for answer in found]
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             texts = tokenizer.batch_decode(self.model.generate(part, **options), skip_special_tokens=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .data.rows import as_rows, label_of, label_tensor
+from .data.rows import as_rows, label_columns, label_of, label_tensor
 from .data.shares import of_all_ranks, share, world
 from .errors import DataError, UsageError
 from .features import Compute, FrozenRows, fields_of, kept, row_keys
@@ -61,7 +61,8 @@ def predict(
 
     Where a row may have several labels, each has a probability of its own, and a row gives a list: all labels whose
     probability is above one half, best first; `[]` where there is none. A regression gives its numbers. A mapping that
-    writes texts gives `{"text": ..., "score": ...}`; one that fills masks, or goes on, also the whole, `sequence`.
+    writes texts gives `{"text": ..., "score": ...}`; one that fills masks, or goes on in symbols, also the whole,
+    `sequence`.
 
     Args:
         rows: a text, a dict row, or a list of these.
@@ -122,10 +123,11 @@ def evaluate(
     features = features if features is not None else getattr(rows, "features", None)
     collator = model.collator(features=features)
     rows, kind = as_rows(rows, model.text_column()), model.problem_type()
+    targets = label_columns(kind, model.backbone.modality == "audio")
     made = collator.lay_out(rows)
     missing = next((i for i, row in enumerate(made) if row.label is None), None)
     if missing is not None:
-        column = "text" if kind == "transcription" else "label"
+        column = targets[0]
         raise DataError(f"rows[{missing}]", f"has no {column}", f'a "{column}" column on every row')
     if getattr(made[0], "reads", None) is not None:
         return recovered(model, collator, made, batch_size) | {"n": len(made)}
@@ -136,7 +138,7 @@ def evaluate(
         with asleep(model):
             for _, columns in batches(model, collator, made, batch_size, progress, labelled=True):
                 total += float(model(**columns, num_items_in_batch=1).loss)
-        found = text_errors(said, [label_of(row, kind) for row in rows])
+        found = text_errors(said, [label_of(row, targets) for row in rows])
         return found | {"loss": total / max(int((labels >= 0).sum()), 1), "n": len(made)}
     logits = _logits(model, collator, made, batch_size, progress)
     found = metrics(logits.numpy(), labels.numpy(), kind)

@@ -100,7 +100,9 @@ def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> Non
     where = f"{type(config.programs[0]).__name__}.template"
     pieces = parse(template, where)
     reading = _reading(config, backbone)
-    needs = reading.kind in ("rows", "sequence") or (reading.kind == "state" and reading.pool in ("answer", "head"))
+    needs = reading.kind in ("rows", "sequence", "text") or (
+        reading.kind == "state" and reading.pool in ("answer", "head")
+    )
     answer, base = backbone.facts.answer, type(backbone.base).__name__
     if answer == "none" and (needs or has_answer(pieces)):
         raise ConfigError(

@@ -254,7 +254,8 @@ class AudioBackbone(Backbone):
             if reading.kind == "rows":
                 return Readout(self._rows(inputs, reading), kind="rows")
             if reading.kind == "text":
-                return Readout(self._text(inputs, batch.answer_ids, reading), kind="text")
+                values = self.decoder.log_probs(inputs, batch.answer_ids, reading.language)
+                return Readout(values, kind="text")
             if reading.kind == "frame_states":
                 values = self._states(inputs, reading.layer).float()
             else:  # classes or frames
@@ -296,12 +297,6 @@ class AudioBackbone(Backbone):
             found.hidden_states[-1 if layer is None else self.layer_index(layer)] if deep else found.last_hidden_state
         )
 
-    def _text(self, inputs: dict[str, Tensor], ids: Tensor | None, reading: Reading) -> Tensor:
-        if ids is None:
-            fix = "predict(rows) writes one"
-            raise UsageError("labels", "missing: a text's probability is asked for", "rows with their texts", fix)
-        return self.decoder.log_probs(inputs, ids, reading.language)
-
     def _rows(self, inputs: dict[str, Tensor], reading: Reading) -> Tensor:
         ids = None if reading.ids is None else torch.tensor(reading.ids, device=self.device)
         return self.head.logits(self.head.transform(self.decoder.first(inputs)), ids)  # (batch, rows)
@@ -321,6 +316,9 @@ class AudioBackbone(Backbone):
             raise UsageError("generate", f"{type(self.base).__name__} writes no text", "a speech seq2seq base")
         with self._as_long_as(batch), self._hooked(batch.hooks):
             return self.base.generate(**self._inputs(batch), **kwargs)
+
+    def check_language(self, language: str | None) -> None:
+        self.decoder.prompt(language)
 
     def write(self, batch: Batch, language: str | None, most: int | None) -> list[tuple[list[int], float]]:
         """What the decoder writes of each row: `Decoder.write`."""

@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..errors import BaseModelError
+from ..errors import BaseModelError, ConfigError
 from .kinds import AUDIO_KINDS, KINDS, Kind, kind_of
+from .writing import ends_of
 
 
 ROUGH = 6e-2  # of bfloat16, and of bases whose numbers hang on their batch
@@ -74,6 +75,17 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """Type of the base's activations."""
         return self.base.dtype
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens of which each ends a text that it writes."""
+        return ends_of(self.base)
+
+    def check_language(self, language: str | None) -> None:
+        """Raise a ConfigError where the base cannot be asked to write in a language."""
+        if language is not None:
+            name = type(self.base).__name__
+            raise ConfigError("language", f"{language!r} for a {name} that is not asked for one", "None")
 
     def serving(self) -> AbstractContextManager[None]:
         """A time in which nothing trains."""

@@ -7,17 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)  # fmt: skip
+from transformers import LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from ..errors import ConfigError, DataError, did_you_mean
 from .heads import Head
+from .writing import Best, ends_of, given, said
 
 
 Inputs = dict[str, Tensor]  # of the base's forward: waves or spectrograms, and their mask
@@ -68,12 +63,6 @@ class Decoder:
         return getattr(self.base.generation_config, "task", None) or "transcribe"
 
     @property
-    def ends(self) -> tuple[int, ...]:
-        """Tokens of which each ends a text."""
-        found = self.base.generation_config.eos_token_id
-        return tuple(found) if isinstance(found, list) else (found,)
-
-    @property
     def longest(self) -> int:
         """Tokens that it reads at most, those of its prompt among them."""
         config = self.base.config
@@ -83,7 +72,7 @@ class Decoder:
         """The state before the first word, (batch, dim)."""
         return self._states(inputs, self._expanded(inputs, self.prompt()))[:, -1]
 
-    def log_probs(self, inputs: Inputs, ids: Tensor, language: str | None) -> Tensor:
+    def log_probs(self, inputs: Inputs, ids: Tensor | None, language: str | None) -> Tensor:
         """log p of every token of given texts after those before it, (batch, tokens); 0 where a text has no more.
 
         Args:
@@ -92,8 +81,10 @@ class Decoder:
             language: as for `prompt`.
 
         Raises:
+            UsageError: no texts.
             DataError: a text longer than the decoder.
         """
+        ids = given(ids)
         there, prompt = ids >= 0, self.prompt(language)
         if len(prompt) + ids.shape[1] > self.longest:
             row, room = int(there.sum(1).argmax()), self.longest - len(prompt)
@@ -113,7 +104,7 @@ class Decoder:
             language: as for `prompt`.
             most: tokens of a text; None is the base's own limit.
         """
-        prompt, best = self.prompt(language), _Best()
+        prompt, best = self.prompt(language), Best()
         config = copy.deepcopy(self.base.generation_config)
         config.do_sample, config.num_beams, config.max_length = False, 1, config.max_length or self.longest
         if getattr(config, "is_multilingual", False):  # or it would look for the language itself
@@ -130,8 +121,7 @@ class Decoder:
 
     def _cut(self, ids: list[int], prompt: tuple[int, ...], steps: Tensor) -> tuple[list[int], float]:
         ids = ids[len(prompt) :] if tuple(ids[: len(prompt)]) == prompt else ids
-        end = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
-        return ids[:end], float(steps[: end + 1].mean().exp())
+        return said(ids, steps, ends_of(self.base))
 
     def _expanded(self, inputs: Inputs, prompt: tuple[int, ...]) -> Tensor:
         return torch.tensor(prompt, device=self.base.device).expand(len(next(iter(inputs.values()))), -1)
@@ -140,21 +130,10 @@ class Decoder:
         return self.base.base_model(**inputs, decoder_input_ids=ids, use_cache=False).last_hidden_state
 
 
-class _Best(LogitsProcessor):
-    """Notes the log-probability of the likeliest token of each step: a vector, where all scores would be kept."""
-
-    def __init__(self) -> None:
-        self.seen: list[Tensor] = []
-
-    def __call__(self, input_ids: Any, scores: Tensor) -> Tensor:
-        self.seen.append(scores.float().log_softmax(-1).amax(-1))
-        return scores
-
-
 class _Enough(StoppingCriteria):
     """Stops after so many tokens, where `max_new_tokens` would warn that the base has a `max_length` of its own."""
 
-    def __init__(self, best: _Best, most: int | None) -> None:
+    def __init__(self, best: Best, most: int | None) -> None:
         self.best, self.most = best, most
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:

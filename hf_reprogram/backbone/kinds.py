@@ -46,13 +46,13 @@ KINDS: dict[str, Kind] = {
         (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,),
         "AutoModelForSeq2SeqLM",
         "decoder",
-        frozenset({"rows", "state", "sequence", "base"}),
+        frozenset({"rows", "state", "sequence", "text", "base"}),
     ),
     "causal": Kind(
         (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,),
         "AutoModelForCausalLM",
         "last",
-        frozenset({"rows", "state", "sequence", "positions", "base"}),
+        frozenset({"rows", "state", "sequence", "positions", "text", "base"}),
     ),
     "masked": Kind(
         (MODEL_FOR_MASKED_LM_MAPPING_NAMES,),

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from .inside import by_ids
 from .kinds import KINDS
 from .pooling import pooled
 from .sharing import sharing_of
-from .writing import checked, new_only, to_the_right
+from .writing import checked, given, likeliest, new_only, to_the_right
 
 
 @dataclass(frozen=True)
@@ -233,8 +233,10 @@ class TextBackbone(Backbone):
             )
         if reading.kind == "classes":
             return Readout(self._classes(batch, context), kind="classes")
-        if reading.kind == "sequence":
-            return self._continuation(batch, states)
+        if reading.kind == "text":
+            given(batch.answer_ids)
+        if reading.kind in ("sequence", "text"):
+            return replace(self._continuation(batch, states), kind=reading.kind)
         if reading.kind == "positions":
             return self._positions(batch, reading, states)
         if reading.kind == "state" and reading.pool in ("mean", "first", "statistics"):
@@ -371,13 +373,24 @@ class TextBackbone(Backbone):
         """
         if self.kind not in ("causal", "seq2seq"):
             raise UsageError("generate", f"{type(self.base).__name__} writes no text", "a causal or seq2seq base")
-        embeds, mask, ids, start = batch.embeds, batch.attention_mask, batch.input_ids, 1
+        return self._go_on(batch, (), options)
+
+    def write(self, batch: Batch, language: str | None, most: int | None) -> list[tuple[list[int], float]]:
+        """What follows the rows, as `likeliest` gives it; at most 20 tokens where neither says how many."""
+        # A decoder begins as it did when the text's probability was asked, whatever its generation config says.
+        return likeliest(partial(self._go_on, batch, self.decoder_prefix), self.ends, most)
+
+    def _go_on(self, batch: Batch, prefix: tuple[int, ...], options: dict[str, Any]) -> Any:
+        """What the base's own `generate` gives after embedded rows; a decoder begins with `prefix`, () as it will."""
+        embeds, mask, ids, start = batch.embeds, batch.attention_mask, batch.input_ids, max(len(prefix), 1)
         if self.kind == "causal":
             self._check_sides(mask)
             # New tokens stand right after a row's last one (N32).
             (embeds, _), (ids, mask) = to_the_right(embeds, mask), to_the_right(ids, mask)
             start = int(mask.sum(1).max())
         options = checked(self.base, options, start, self.facts.max_length)
+        if prefix:
+            options["decoder_input_ids"] = torch.tensor(prefix, device=mask.device).expand(len(batch), -1)
         try:
             with self._by_ids(self.base, ids):
                 written = self.base.generate(inputs_embeds=embeds, attention_mask=mask, **options)

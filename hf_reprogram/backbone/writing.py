@@ -7,11 +7,12 @@ then ignores it with a warning, fails inside, or does something else without a w
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
 from ..errors import UsageError, did_you_mean
@@ -108,6 +109,60 @@ def _refuse(asked: dict[str, Any]) -> None:
         raise UsageError(
             "generate(num_return_sequences)", what, f"at most {beams}", "more num_beams, or do_sample=True"
         )
+
+
+class Best(LogitsProcessor):
+    """Notes the log-probability of the likeliest token of each step: a vector, where all scores would be kept."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(self, input_ids: Any, scores: Tensor) -> Tensor:
+        self.seen.append(scores.float().log_softmax(-1).amax(-1))
+        return scores
+
+
+def given(ids: Tensor | None) -> Tensor:
+    """The texts whose probability is asked for, or a UsageError where there are none."""
+    if ids is None:
+        fix = "predict(rows) writes one"
+        raise UsageError("labels", "missing: a text's probability is asked for", "rows with their texts", fix)
+    return ids
+
+
+def ends_of(base: PreTrainedModel) -> tuple[int, ...]:
+    """Tokens of which each ends a text of a base's."""
+    found = base.generation_config.eos_token_id
+    return tuple(found) if isinstance(found, list) else () if found is None else (found,)
+
+
+def said(ids: list[int], steps: Tensor, ends: Sequence[int]) -> tuple[list[int], float]:
+    """A text's ids up to its end, and the geometric mean of its tokens' probabilities, the end's among them.
+
+    Args:
+        ids: that were written, the likeliest at each step.
+        steps: (steps,) what `Best` noted.
+        ends: tokens that end a text.
+    """
+    end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    return ids[:end], float(steps[: end + 1].mean().exp())
+
+
+def likeliest(
+    write: Callable[[dict[str, Any]], Tensor], ends: Sequence[int], most: int | None
+) -> list[tuple[list[int], float]]:
+    """Texts of the likeliest token at every step, as `said` gives them.
+
+    Args:
+        write: options -> (batch, new) ids by the base's own `generate`.
+        ends: tokens that end a text.
+        most: tokens of a text; None leaves that to the base.
+    """
+    best, options = Best(), {} if most is None else {"max_new_tokens": most}
+    plain = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
+    written = write({**options, **plain, "logits_processor": LogitsProcessorList([best])})
+    steps = torch.stack(best.seen, 1)  # (batch, steps)
+    return [said(ids, row, ends) for ids, row in zip(written.tolist(), steps, strict=True)]
 
 
 def to_the_right(rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

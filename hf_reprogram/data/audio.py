@@ -17,7 +17,7 @@ import xxhash
 from ..canvas import CanvasConfig, lay_out
 from ..config import ReprogramConfig
 from ..errors import ConfigError, DataError, UsageError, did_you_mean, first_line
-from .rows import LABEL_COLUMNS, SAMPLES, as_rows, label_column, label_tensor, program_of, target_of
+from .rows import LABEL_COLUMNS, SAMPLES, as_rows, label_column, label_columns, label_tensor, program_of, target_of
 
 
 COLUMNS = ("audio", "series")
@@ -94,7 +94,7 @@ class AudioCollator:
             where = f"rows[{i}]"
             clip = Clip(row.get("adapter"), self._signal(row, where), None, where, _offset(row, where))
             layout = self.layouts[name]
-            column = label_column(row, layout.problem_type) if labelled else None
+            column = label_column(row, label_columns(layout.problem_type, hears=True)) if labelled else None
             if column is not None:
                 clip.label = self._label(row[column], layout, f"{where}[{column!r}]")
             made.append(clip)

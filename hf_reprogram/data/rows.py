@@ -16,7 +16,7 @@ from ..losses import IGNORED
 
 
 LABEL_COLUMNS = ("label", "labels")
-TEXT_COLUMNS = ("text", *LABEL_COLUMNS)  # where the targets are texts
+SAID_COLUMNS = ("text", *LABEL_COLUMNS)  # of sounds, where the targets are what is said
 SOUND_COLUMNS = ("audio", "series", "array", "raw", "bytes")  # what a row of sound has, and no row of text
 
 
@@ -75,15 +75,19 @@ def program_of(row: Mapping[str, Any], known: Mapping[str, Any], active: str, wh
     return name
 
 
-def label_of(row: Mapping[str, Any], problem_type: str = "") -> Any:
+def label_columns(problem_type: str, hears: bool) -> tuple[str, ...]:
+    """Columns in which a row's target may stand, the usual one first. A text's own column is no target."""
+    return SAID_COLUMNS if hears and problem_type == "transcription" else LABEL_COLUMNS
+
+
+def label_of(row: Mapping[str, Any], columns: Sequence[str] = LABEL_COLUMNS) -> Any:
     """The row's label as given, None where it has none."""
-    column = label_column(row, problem_type)
+    column = label_column(row, columns)
     return None if column is None else row[column]
 
 
-def label_column(row: Mapping[str, Any], problem_type: str = "") -> str | None:
+def label_column(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
     """The column that holds it."""
-    columns = TEXT_COLUMNS if problem_type == "transcription" else LABEL_COLUMNS
     return next((c for c in columns if row.get(c) is not None), None)
 
 

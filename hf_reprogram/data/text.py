@@ -20,7 +20,8 @@ from .targets import aim_of
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows of one program are laid out, what their labels are, and which continuations are scored after them."""
+    """How rows of one program are laid out, what their labels are, and which continuations are scored after them: of
+    a label word, or of the row's own text, which `texts` encodes."""
 
     pieces: tuple[Piece, ...]
     labels: tuple[str, ...] | None = None
@@ -28,6 +29,7 @@ class Layout:
     words: tuple[tuple[int, ...], ...] | None = None
     symbols: Symbols | None = None
     targets: Targets | None = None
+    texts: Any = None
 
 
 @dataclass
@@ -119,9 +121,11 @@ class TextCollator:
             label = label_of(row) if labelled else None
             if name in self.aims:
                 out = self._aimed(row, name, label, labelled, f"rows[{i}]")
+            elif label is not None and self.layouts[name].texts is not None and not self.disabled:
+                out = self._told(row, self.layouts[name], label, f"rows[{i}]")
             else:
                 out = self._one(row, self.layouts[name], f"rows[{i}]")
-                if label is not None and self.layouts[name].targets is None:
+                if label is not None and self.layouts[name].problem_type != "transcription":
                     out.label = self._label(label, self.layouts[name], f"rows[{i}]['label']")
             out.adapter = row.get("adapter")
             made.append(out)
@@ -195,6 +199,19 @@ class TextCollator:
         out.slots += [-1] * (len(out.ids) - len(out.slots))
         return out
 
+    def _told(self, row: Mapping[str, Any], layout: Layout, label: Any, where: str) -> LaidOut:
+        """A row whose label is a text that is to follow: one continuation, of which all but the end stands there."""
+        there = f"{where}['label']"
+        if not isinstance(label, str) or not label.strip():
+            what = f"{label!r} is empty" if isinstance(label, str) else f"{label!r} is a {type(label).__name__}"[:120]
+            raise DataError(there, what, "the text that is to be written", "drop such rows")
+        ids = layout.texts.encode(label, self.tokenizer, there)
+        if self.facts.answer == "decoder" and self.facts.max_length and len(ids) > self.facts.max_length:
+            what = f"{len(ids)} tokens, its end among them, and the base writes {self.facts.max_length}"
+            raise DataError(there, what, "a shorter text")
+        out = self._one(row, layout, where, len(ids) - 1 if self.facts.answer == "last" else 0)
+        return replace(out, label=ids, words=(tuple(ids),))
+
     def _every_position(self, batch: Mapping[str, Any], made: Sequence[LaidOut]) -> dict[str, Any]:
         """`answer_index` and `labels` with padding too, where all positions count."""
         name = made[0].adapter or self.active
@@ -208,7 +225,7 @@ class TextCollator:
     def _one(self, row: Mapping[str, Any], layout: Layout, where: str, after: int = 0) -> LaidOut:
         parts = {i: self._column(row, p, layout, where) for i, p in enumerate(layout.pieces) if isinstance(p, Column)}
         whole = sum(map(len, parts.values()))
-        self._cut(parts, layout, after)
+        self._cut(parts, layout, where, after)
         if layout.targets is not None and not self.disabled and (room := sum(map(len, parts.values()))) < whole:
             raise DataError(where, f"{whole} symbols, and the base has room for {room}", "shorter texts")
         out = LaidOut(None, words=None if self.disabled else layout.words)
@@ -284,11 +301,14 @@ class TextCollator:
         # Not verbose: a text longer than the model is ours to cut, not the tokenizer's to warn about.
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def _cut(self, parts: dict[int, list[int]], layout: Layout, after: int = 0) -> None:
+    def _cut(self, parts: dict[int, list[int]], layout: Layout, where: str, after: int = 0) -> None:
         """Cut columns, longest first, from the right; slots, words, the answer and `after` it are never cut (N13)."""
         if self.limit is None:
             return
         room = self.limit - self._fixed(layout) - after
+        if room < len(parts):
+            what = f"a label of {after + 1} tokens leaves no room for the row in the base's {self.limit} positions"
+            raise DataError(where, what, "a shorter label")
         while (over := sum(map(len, parts.values())) - room) > 0:
             lengths = sorted((len(p) for p in parts.values()), reverse=True)
             longest = max(parts, key=lambda i: len(parts[i]))
@@ -354,6 +374,7 @@ def layout_of(config: ReprogramConfig) -> Layout:
         tuple(map(tuple, words)) if words is not None else None,
         config.target_symbols(),
         config.mapping.targets(),
+        config.mapping if config.problem_type == "transcription" and config.mapping.targets() is None else None,
     )
 
 

@@ -74,8 +74,8 @@ class MappingOptions(Options):
                 f"{self.type!r} reads {' or '.join(self.reads())}, and a {base} gives {', '.join(sorted(gives))}",
                 "a mapping that reads one of these",
                 "linear with on='state' reads any model, labels a classifier, verbalizer a language model "
-                "(AutoModelForCausalLM, AutoModelForMaskedLM), transcript a seq2seq model that hears, ctc another one "
-                "that hears: on='tokens' its CTC head, on='state' its encoder",
+                "(AutoModelForCausalLM, AutoModelForMaskedLM), transcript a model that writes, ctc another one that "
+                "hears: on='tokens' its CTC head, on='state' its encoder",
             )
 
 

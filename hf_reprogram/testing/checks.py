@@ -122,7 +122,8 @@ def padding_changes_nothing(config: ReprogramConfig, family: str) -> None:
     alone = stacked([logits_of(model, [row]) for row in rows_of(model)])
     close(together, alone, 1e-5, "a row beside others against alone")
     close(logits_of(model, rows_of(model)[::-1]).flip(0), together, 1e-5, "row order")
-    columns = model.collator()(unlabelled(rows_of(model)))
+    told = model.active_mapping().reading().kind == "text"  # a text's probability needs the text
+    columns = model.collator()(rows_of(model) if told else unlabelled(rows_of(model)))
     for side in model.backbone.family.sides if model.backbone.modality == "text" else ():  # sound has its canvas
         with torch.no_grad():
             moved = model(**pad_more(columns, 3, side, model.backbone.kind)).logits

@@ -132,7 +132,8 @@ def pad_more(columns: dict[str, Tensor], n: int, side: str, kind: str) -> dict[s
     own = columns["input_ids"].shape
     width = own[1] + n
     answers = columns["answer_index"].clone() if "answer_index" in columns else None
-    along = {k: v for k, v in columns.items() if v.shape == own and k != "answer_index"}
+    told = {k: columns[k] for k in ("answer_ids", "labels") if k in columns}  # as long as the texts are
+    along = {k: v for k, v in columns.items() if v.shape == own and k not in ("answer_index", *told)}
     made = {k: torch.full((len(v), width), -1 if k.endswith("_index") else 0) for k, v in along.items()}
     for i, mask in enumerate(columns["attention_mask"].bool()):
         length = int(mask.sum())
@@ -140,5 +141,6 @@ def pad_more(columns: dict[str, Tensor], n: int, side: str, kind: str) -> dict[s
         for key, tensor in made.items():
             tensor[i, start : start + length] = columns[key][i][mask]
         if answers is not None and kind != "seq2seq":
-            answers[i] += start - int(mask.int().argmax())
-    return made if answers is None else made | {"answer_index": answers}
+            shift = start - int(mask.int().argmax())
+            answers[i] = torch.where(answers[i] < 0, answers[i], answers[i] + shift)
+    return made | told if answers is None else made | told | {"answer_index": answers}

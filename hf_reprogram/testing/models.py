@@ -39,6 +39,8 @@ def tiny(family: str, seed: int = 0) -> tuple[t.PreTrainedModel, Any]:
         for name, p in base.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
             p.copy_(noise * 0.2 + (1 if p.ndim == 1 and name.endswith("weight") else 0))
+    if base.can_generate():
+        base.generation_config.eos_token_id = tokenizer.eos_token_id  # some families have another by default
     return base, tokenizer
 
 

@@ -111,9 +111,10 @@ def program_config(recipe: Recipe) -> ReprogramConfig:
 
 def wanted_columns(config: ReprogramConfig, given: Mapping[str, str]) -> list[str]:
     """Columns that a run takes from its data: the template's; `audio` for a base that hears, `series` where the recipe
-    names that. A base hears where the config has a canvas, or a program of sound, or writes what is said."""
+    names that. A base hears where the config has a canvas, or a program of sound, or writes texts without a template.
+    """
     stages = {method_class("program", p.type).accepts for p in config.programs}
-    if config.problem_type == "transcription" and config.mapping.targets() is None:
+    if config.problem_type == "transcription" and config.layout() is None and config.mapping.targets() is None:
         stages.add("wave")
     if config.canvas is None and not stages & {"wave", "features", "latent"}:
         return columns(parse(config.layout() or "{text}"))

@@ -9,7 +9,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
-from ..data.rows import undecoded
+from ..data.rows import label_columns, undecoded
 from ..errors import DataError, UsageError
 from ..features import FrozenRows
 from .cache import FrozenCollator, frozen
@@ -175,7 +175,7 @@ def _check_rows(rows: Any) -> None:
 def _check_labelled(model: Any, collator: Any, rows: Any) -> None:
     """Raise where the first row has no label: Trainer would only say that the model gave no loss."""
     if not isinstance(rows, FrozenRows) and collator.lay_out([rows[0]])[0].label is None:
-        column = "text" if model.problem_type() == "transcription" else "label"
+        column = label_columns(model.problem_type(), model.backbone.modality == "audio")[0]
         raise DataError("train_dataset[0]", f"has no {column}", f'a "{column}" column on every row')
 
 
