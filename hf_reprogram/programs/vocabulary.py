@@ -59,7 +59,7 @@ class VocabularyConfig(SymbolOptions):
         choices=("hard", "soft"),
     )
     keep: float = option(
-        0.5, "Probability with which a symbol is at first read as the token where it starts.", low=0.001, high=0.9999
+        0.99, "Probability with which a symbol is at first read as the token where it starts.", low=0.001, high=0.9999
     )
     temperature: float = option(2.0, "Of the mixture, at the first step.", low=1e-3, high=100.0)
     final_temperature: float = option(0.1, "The same at the end.", low=1e-3, high=100.0)
@@ -113,7 +113,7 @@ class Vocabulary(Program):
 
     Options = VocabularyConfig
     accepts = gives = "embeds"
-    learning_rate = 0.5  # a logit has to pass one that is seven above it, within a few hundred steps
+    learning_rate = 0.1  # at 0.5 the start is lost within an epoch and a map behind it has nothing to hold on to
     paper = "1809.01829"
     example = {"symbols": "abcdefghijklmnopqrstuvwxyz", "context": 3, "template": "{text} it was{answer}"}
 

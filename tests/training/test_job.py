@@ -315,3 +315,13 @@ def test_a_recipe_of_texts(tmp_path: Path) -> None:
     assert again.predict(AUDIO_ROWS) == result.model.predict(AUDIO_ROWS)
     card = (tmp_path / "cards" / "said.md").read_text()
     assert "| character errors | word errors | loss |" in card and "pipeline_tag: automatic-speech-recognition" in card
+
+
+def test_a_run_that_teaches_texts(recipe: Path) -> None:
+    """Of a base that reads: labels are the texts that it is to write."""
+    words = 'mapping: {type: verbalizer, words: {negative: [" bad"], positive: [" good"]}}'
+    recipe.write_text(TEXT.replace(words, "mapping: {type: transcript, most: 3}"))
+    result = job.run(load(recipe))
+    assert {"cer", "wer", "loss"} <= set(result.record["metrics"])
+    assert set(result.record["baselines"]) == {"untrained"}
+    assert {"text", "score"} == set(hr.AutoReprogramModel.from_pretrained(recipe.parent / "out").predict(ROWS)[0])
