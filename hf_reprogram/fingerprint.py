@@ -14,6 +14,7 @@ import xxhash
 from torch import Tensor, nn
 
 from .backbone.kinds import modality_of
+from .backbone.prefix import LANGUAGE, language_of
 from .errors import ArtefactError
 from .processors import extractor_of, tokenizer_of
 
@@ -102,7 +103,8 @@ _CONFIG_NOISE = {
 
 def config_fields(base: nn.Module) -> dict[str, Any]:
     """The fields of a base's config that may alter its forward."""
-    return {k: v for k, v in base.config.to_dict().items() if k not in _CONFIG_NOISE}
+    fields, language = {k: v for k, v in base.config.to_dict().items() if k not in _CONFIG_NOISE}, language_of(base)
+    return fields if language is None else fields | {LANGUAGE: language}
 
 
 def _unique_tensors(base: nn.Module) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from ..errors import BaseModelError, did_you_mean, first_line
 from .families import FAMILIES, Family
+from .prefix import LANGUAGE, language_of
 
 
 WRITERS = ("seq2seq", "causal", "masked")  # kinds with a language model's head
@@ -56,7 +57,10 @@ def described(family: Family) -> str:
 def _paths(family: Family, kind: str) -> list[str]:
     """Paths of the parts that a kind of model needs."""
     body = "" if kind == "encoder" else family.body
-    steps = (*family.transform, family.head) if kind in WRITERS else family.classify if kind == "classifier" else ()
+    rest = (family.head_rest,) if family.head_rest else ()
+    steps = (
+        (*family.transform, family.head, *rest) if kind in WRITERS else family.classify if kind == "classifier" else ()
+    )
     return [f"{body}.{family.embed}".lstrip("."), *(step for step in steps if not step.startswith("@"))]
 
 
@@ -81,6 +85,7 @@ def _asked(base: PreTrainedModel, kind: str) -> Family:
     if kind == "classifier":
         classify, sequence = _classifier(base, body)
     _said(base, lambda: base.config.hidden_size)
+    prefix = ("decoder_start_token_id", *([LANGUAGE] if language_of(base) is not None else []))
     named, config = dict(base.named_modules()), lambda name: getattr(base.config, name, None) is not None
     return Family(
         body=body,
@@ -100,7 +105,7 @@ def _asked(base: PreTrainedModel, kind: str) -> Family:
             for name, module in named.items()
         ),
         token_types=any(name.endswith("token_type_embeddings") for name in named),
-        decoder_prefix=("decoder_start_token_id",) if kind == "seq2seq" else (),
+        decoder_prefix=prefix if kind == "seq2seq" else (),
     )
 
 

@@ -22,6 +22,8 @@ class Family:
             what its embedding module gives for them, for one call (T§0.1 1).
         state: name in the config of the size of hidden states.
         head: path of the output `Linear` (vocabulary, dim) of the language model.
+        head_rest: path of a `Linear` that holds the rest of the output matrix as (rest of dim, vocabulary), where the
+            head is as narrow as the embeddings (MobileBERT).
         transform: what stands between hidden state and head, in order: paths of position-wise modules, or `@name` of
             an activation of transformers that is no module there.
         state_scale: name of a config flag; where true, hidden states are multiplied by d_model ** -0.5 (T5).
@@ -34,10 +36,14 @@ class Family:
             classifier cannot be fed embeddings.
         classify_sequence: the first of these takes (batch, time, dim) and picks the first position itself.
         classify_pool: name in the config of how a classifier pools, `cls` or `mean`; None where it never means.
+        looks_beside: the body puts the tokens left and right of each one into its embedding, masked or not. Padding is
+            given as zeros, which is what lies beyond a row's end (T§0.1 7).
         offset_positions: positions count from the pad id + 1, and padding has the pad id (RoBERTa).
         token_types: whether `token_type_ids` are what they are called (GPT-2 looks them up among the words).
         sides: padding sides on which the base itself is exact.
-        decoder_prefix: names in the config of the token ids that a decoder reads before the answer.
+        decoder_prefix: names in the config of the token ids that a decoder reads before the answer;
+            `forced_bos_token_id`, of the language that a decoder is to write, in the generation config.
+        limits: names in the config of how many positions can be read, and written by a decoder.
     """
 
     body: str
@@ -45,6 +51,7 @@ class Family:
     head: str
     embed_scale: str | None = None
     reads_ids: bool = False
+    head_rest: str | None = None
     state: str = "hidden_size"
     transform: tuple[str, ...] = ()
     state_scale: str | None = None
@@ -56,10 +63,12 @@ class Family:
     classify: tuple[str, ...] = ()
     classify_sequence: bool = False
     classify_pool: str | None = None
+    looks_beside: bool = False
     offset_positions: bool = False
     token_types: bool = False
     sides: tuple[str, ...] = ("right", "left")
     decoder_prefix: tuple[str, ...] = ()
+    limits: tuple[str, str] = ("max_position_embeddings", "max_position_embeddings")
 
 
 # Families that hear whose spectrogram goes by the name of a wave, `input_values`.
@@ -102,6 +111,8 @@ _BART = Family(
     sides=("right",),
     decoder_prefix=("decoder_start_token_id", "bos_token_id"),
 )
+# The language that is written comes first: as the start itself (mBART), or forced after it (mBART-50, NLLB).
+_MBART = replace(_BART, decoder_prefix=("decoder_start_token_id", "forced_bos_token_id"))
 
 FAMILIES: dict[str, Family] = {
     # Causal
@@ -171,10 +182,29 @@ FAMILIES: dict[str, Family] = {
     ),
     # It zeroes masks and scales by how many there are, where it gets ids (T§0.2 8).
     "esm": replace(_ROBERTA, body="esm", reads_ids=True, logits_bias="lm_head.bias", token_types=False),
+    "rembert": replace(
+        _BERT,
+        body="rembert",
+        transform=("cls.predictions.dense", "cls.predictions.activation", "cls.predictions.LayerNorm"),
+        classify=("rembert.pooler", "classifier"),
+    ),
+    "mobilebert": replace(
+        _BERT,
+        body="mobilebert",
+        head_rest="cls.predictions.dense",
+        classify=("mobilebert.pooler", "classifier"),
+        looks_beside=True,
+    ),
     # Encoder and decoder
     "t5": _T5,
     "mt5": replace(_T5, state_scale=None),
     "umt5": replace(_T5, state_scale="tie_word_embeddings"),
+    # An expert takes so many tokens of a row and no more, and padding that comes before them takes their places.
+    "switch_transformers": replace(_T5, state_scale="tie_word_embeddings", sides=("right",)),
     "bart": _BART,
+    "mbart": _MBART,
+    "m2m_100": replace(_MBART, logits_bias=None),
+    "mvp": replace(_BART, embed_scale="encoder.embed_scale"),
+    "led": replace(_BART, body="led", limits=("max_encoder_position_embeddings", "max_decoder_position_embeddings")),
     "pegasus": replace(_BART, embed_scale="encoder.embed_scale", decoder_prefix=("decoder_start_token_id",)),
 }

@@ -49,7 +49,12 @@ class Head:
     @property
     def width(self) -> int:
         """Size of the states that the output matrix takes; not always the hidden size (ALBERT)."""
-        return self.output.in_features
+        rest = self._rest()
+        return self.output.in_features + (0 if rest is None else rest.out_features)
+
+    def _rest(self) -> nn.Linear | None:
+        """The module that holds the rest of every row, where the family splits its matrix."""
+        return self.base.get_submodule(self.family.head_rest) if self.family.head_rest else None
 
     def transform(self, state: Tensor) -> Tensor:
         """Hidden states as the output matrix expects them: (..., dim) -> (..., head dim)."""
@@ -67,6 +72,10 @@ class Head:
                 bias = output.bias.detach()[ids].float() if output.bias is not None else None
         else:
             weight, bias = self._rows_by_running(ids)
+        rest = self._rest()
+        if rest is not None and weight.shape[-1] < self.width:
+            with align_module_device(rest):
+                weight = torch.cat([weight, rest.weight.detach().T[ids].float()], -1)
         if self.family.logits_bias:
             extra = self._extra()[ids]
             bias = extra if bias is None else bias + extra
@@ -101,7 +110,12 @@ class Head:
         output = self.output
         if not self.sliceable and output.weight.is_floating_point():
             state = state.to(output.weight.dtype)
-        return output(state).float()
+        rest = self._rest()
+        if rest is None:
+            return output(state).float()
+        own, others = state.split([output.in_features, rest.out_features], -1)
+        with align_module_device(rest):
+            return output(own).float() + F.linear(others, rest.weight.detach().T.to(others.dtype)).float()
 
     def _all(self, state: Tensor) -> Tensor:
         full = self._own(state)

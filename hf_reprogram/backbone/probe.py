@@ -100,10 +100,10 @@ def _language(backbone: TextBackbone, ids: Tensor, mask: Tensor, shifted: tuple[
     at = torch.arange(2, device=ids.device), batch.answer_index
     prefix = torch.tensor([backbone.decoder_prefix], device=ids.device)
     decoder = {"decoder_input_ids": prefix} if backbone.kind == "seq2seq" else {}
-    if has_row(backbone.base):
+    if has_row(backbone.base) and not backbone.family.looks_beside:
         decoder = {name: steps.expand(2, -1) for name, steps in decoder.items()}
         own = backbone.base(input_ids=ids, attention_mask=mask, **decoder).logits[at]  # (2, vocabulary)
-    else:  # each row alone and without padding: there are bases that do not look at the mask
+    else:  # each row alone and without padding: there are bases that see what stands there
         alone = [row[None, : int(real.sum())] for row, real in zip(ids, mask, strict=True)]
         own = torch.cat([backbone.base(input_ids=row, **decoder).logits[:, -1] for row in alone])
     states = backbone.states(batch)

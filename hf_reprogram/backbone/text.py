@@ -23,6 +23,7 @@ from .heads import Head, through
 from .inside import by_ids
 from .kinds import KINDS
 from .pooling import pooled
+from .prefix import prefix_of
 from .sharing import sharing_of
 from .writing import checked, given, likeliest, new_only, to_the_right
 
@@ -107,12 +108,12 @@ class TextBackbone(Backbone):
     @cached_property
     def decoder_prefix(self) -> tuple[int, ...]:
         """Token ids that the decoder reads before the answer; () for bases without a decoder."""
-        return tuple(getattr(self.base.config, name) for name in self.family.decoder_prefix)
+        return prefix_of(self.base, self.family)
 
     @property
     def facts(self) -> Facts:
         """What the collator must know."""
-        limit = getattr(self.base.config, "max_position_embeddings", None)
+        limit = getattr(self.base.config, self.family.limits[0], None)
         if limit is not None and self.family.offset_positions:
             limit -= self.base.config.pad_token_id + 1  # the rows of its table up to padding's are never a token's
         answer = "last" if self.family.causal else KINDS[self.kind].answer
@@ -165,12 +166,10 @@ class TextBackbone(Backbone):
 
     def _inputs(self, batch: Batch, module: nn.Module) -> dict[str, Tensor]:
         if batch.embeds.shape[:2] != batch.attention_mask.shape:
-            raise UsageError(
-                "attention_mask",
-                f"of shape {tuple(batch.attention_mask.shape)}",
-                f"{tuple(batch.embeds.shape[:2])}, slots included",
-            )
-        inputs = {"inputs_embeds": batch.embeds, **self._layout(batch.attention_mask, module)}
+            seen, due = tuple(batch.attention_mask.shape), tuple(batch.embeds.shape[:2])
+            raise UsageError("attention_mask", f"of shape {seen}", f"{due}, slots included")
+        embeds = batch.embeds * batch.attention_mask.unsqueeze(-1) if self.family.looks_beside else batch.embeds
+        inputs = {"inputs_embeds": embeds, **self._layout(batch.attention_mask, module)}
         if batch.token_type_ids is not None and self.family.token_types:
             inputs["token_type_ids"] = batch.token_type_ids
         return inputs
@@ -348,15 +347,15 @@ class TextBackbone(Backbone):
         """The batch with its slots masked out, for a disabled program.
 
         Raises:
-            UsageError: the base has relative positions that masking cannot skip (T5: N24); rows in target symbols,
-                which it cannot read.
+            UsageError: the base has relative positions that masking cannot skip (T5: N24), or sees what is masked
+                (MobileBERT); rows in target symbols, which it cannot read.
         """
         if batch.symbol_index is not None and bool((batch.symbol_index >= 0).any()):
             what = f"the batch holds target symbols, which {type(self.base).__name__} cannot read"
             raise UsageError("disable_adapter", what, fix="lay the rows out with model.collator(disabled=True)")
         if batch.slot_index is None or not bool((batch.slot_index >= 0).any()):
             return batch
-        if "position_ids" not in _parameters(self.base):
+        if "position_ids" not in _parameters(self.base) or self.family.looks_beside:
             raise UsageError(
                 "disable_adapter",
                 f"the batch has slots, and {type(self.base).__name__} cannot skip them exactly",
@@ -388,7 +387,10 @@ class TextBackbone(Backbone):
             # New tokens stand right after a row's last one (N32).
             (embeds, _), (ids, mask) = to_the_right(embeds, mask), to_the_right(ids, mask)
             start = int(mask.sum(1).max())
-        options = checked(self.base, options, start, self.facts.max_length)
+        room = self.facts.max_length
+        if self.kind == "seq2seq":
+            room = getattr(self.base.config, self.family.limits[1], None)
+        options = checked(self.base, options, start, room)
         if prefix:
             options["decoder_input_ids"] = torch.tensor(prefix, device=mask.device).expand(len(batch), -1)
         try:

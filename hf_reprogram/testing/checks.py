@@ -98,6 +98,11 @@ def _own(backbone: Any, columns: dict[str, Any]) -> tuple[Tensor, Tensor | float
     if backbone.kind == "classifier":  # it finds the end of a row by its pad id, so each row goes alone
         alone = [base(input_ids=row[keep][None]).logits for row, keep in zip(ids, mask.bool(), strict=True)]
         return torch.cat(alone), 1.0
+    if backbone.family.looks_beside:  # at padding too
+        alone = [outputs(base(input_ids=row[keep][None]))[0] for row, keep in zip(ids, mask.bool(), strict=True)]
+        own = alone[0].new_zeros(*ids.shape, alone[0].shape[-1])  # (batch, time, vocabulary or dim)
+        own[mask.bool()] = torch.cat(alone)
+        return own, mask.unsqueeze(-1)
     prefix = torch.tensor(backbone.decoder_prefix).expand(len(ids), -1)
     extra = {"decoder_input_ids": prefix} if backbone.kind == "seq2seq" else {}
     own = outputs(base(input_ids=ids, attention_mask=mask, **extra))

@@ -186,12 +186,47 @@ def _pegasus(vocabulary: int, pad: int) -> t.PegasusConfig:
     )  # fmt: skip
 
 
+def _seq2seq(config: type[t.PreTrainedConfig], **more: Any) -> Callable[[int, int], t.PreTrainedConfig]:
+    """Of the families that take BART's names."""
+    facts = {"d_model": 32, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3, **_SHORT}
+    for part in ("encoder", "decoder"):
+        facts |= {f"{part}_layers": 2, f"{part}_attention_heads": 4, f"{part}_ffn_dim": 48}
+    facts |= more
+    return lambda vocabulary, pad: config(vocab_size=vocabulary, pad_token_id=pad, **facts)
+
+
+def _m2m100(config: t.M2M100Config) -> t.M2M100ForConditionalGeneration:
+    """One that is told its language where its users tell it."""
+    base = t.M2M100ForConditionalGeneration(config)
+    base.generation_config.forced_bos_token_id = 7
+    return base
+
+
+def _switch(vocabulary: int, pad: int) -> t.SwitchTransformersConfig:
+    """One layer in two has experts, which take so few tokens that padding before a row would show."""
+    return t.SwitchTransformersConfig(
+        vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4,
+        num_experts=3, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, expert_capacity=3, pad_token_id=pad,
+        eos_token_id=3, decoder_start_token_id=pad,
+    )  # fmt: skip
+
+
+_mbart = _seq2seq(t.MBartConfig, decoder_start_token_id=7, scale_embedding=True, forced_eos_token_id=None)
+_m2m100_config = _seq2seq(t.M2M100Config, scale_embedding=True)
+_mvp = _seq2seq(t.MvpConfig, scale_embedding=True)
+_led = _seq2seq(
+    t.LEDConfig, attention_window=4, max_encoder_position_embeddings=64, max_decoder_position_embeddings=32
+)
+_rembert = _encoder(t.RemBertConfig, input_embedding_size=16, output_embedding_size=24, bos_token_id=2, eos_token_id=3)
+_mobilebert = _encoder(t.MobileBertConfig, embedding_size=16, intra_bottleneck_size=16)
+
+
 class _Made(NamedTuple):
     """How a family's bases are made, and which of them are tried at every change."""
 
     config: Callable[[int, int], t.PreTrainedConfig]
     space: str
-    classes: dict[str, type[t.PreTrainedModel]]
+    classes: dict[str, Callable[[Any], t.PreTrainedModel]]
     quick: tuple[str, ...] = ()
 
 
@@ -285,6 +320,25 @@ _FAMILIES: dict[str, _Made] = {
     "xlmroberta": _Made(_xlm_roberta, "words", {"lm": t.XLMRobertaForMaskedLM}),
     "camembert": _Made(_camembert, "words", {"lm": t.CamembertForMaskedLM}),
     "pegasus": _Made(_pegasus, "pieces", {"lm": t.PegasusForConditionalGeneration}),
+    "mbart": _Made(_mbart, "pieces", {"lm": t.MBartForConditionalGeneration}),
+    "m2m100": _Made(_m2m100_config, "pieces", {"lm": _m2m100}),
+    "mvp": _Made(_mvp, "words", {"lm": t.MvpForConditionalGeneration}),
+    "led": _Made(_led, "words", {"lm": t.LEDForConditionalGeneration}),
+    "switch": _Made(_switch, "pieces", {"lm": t.SwitchTransformersForConditionalGeneration}),
+    "rembert": _Made(
+        _rembert,
+        "words",
+        {"lm": t.RemBertForMaskedLM, "classifier": t.RemBertForSequenceClassification, "encoder": t.RemBertModel},
+    ),
+    "mobilebert": _Made(
+        _mobilebert,
+        "words",
+        {
+            "lm": t.MobileBertForMaskedLM,
+            "classifier": t.MobileBertForSequenceClassification,
+            "encoder": t.MobileBertModel,
+        },
+    ),
 }
 
 

@@ -31,6 +31,8 @@ from transformers import (
     MistralForCausalLM,
     MT5Config,
     MT5ForConditionalGeneration,
+    MvpConfig,
+    MvpForConditionalGeneration,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -94,6 +96,7 @@ BASES: dict[str, tuple[type[PreTrainedModel], object]] = {
     "umt5": (UMT5ForConditionalGeneration, UMT5Config(**_T5)),
     "gemma4_text": (Gemma4ForCausalLM, Gemma4TextConfig(**_GEMMA4)),
     "bart": (BartForConditionalGeneration, BartConfig(**_BART)),
+    "mvp-prompted": (MvpForConditionalGeneration, MvpConfig(**_BART, use_prompt=True, prompt_length=5)),
     "bart-scaled": (BartForConditionalGeneration, BartConfig(**_BART, scale_embedding=True)),
 }
 
@@ -145,13 +148,24 @@ def test_our_way_through_the_base_is_its_own(name: str) -> None:
         ("gemma3n", {"reads_ids": False}),
         ("umt5", {"state_scale": None}),
         ("electra", {"transform": ()}),
+        ("rembert", {"transform": ()}),
+        ("mobilebert", {"head_rest": None}),
+        ("mobilebert", {"looks_beside": False}),
+        ("m2m100", {"sides": ("right", "left")}),
+        ("mbart", {"logits_bias": None}),
+        ("mvp", {"embed_scale": None}),  # T§0.2 2
+        ("led", {"sides": ("right", "left")}),
+        ("switch", {"state_scale": None}),
+        ("switch", {"sides": ("right", "left")}),  # padding takes the experts' places
     ],
 )
 def test_a_wrong_row_is_refused_with_the_numbers(name: str, wrong: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     base = _base(name)
     row = Family(**{**vars(ROWS_OF_DATA[base.config.model_type]), **wrong})
     monkeypatch.setitem(ROWS_OF_DATA, base.config.model_type, row)
-    if name == "electra":  # its states have not the size of its head
+    if (
+        name == "electra" or wrong in ({"transform": ()}, {"head_rest": None}) and name != "bert"
+    ):  # its states have not the size of its head
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
             probe(TextBackbone(base))
         return
@@ -195,6 +209,42 @@ def test_a_part_that_is_not_where_the_row_says() -> None:
 def test_slots_are_as_wide_as_the_embedding_not_the_hidden_state() -> None:
     backbone = TextBackbone(_base("albert"))
     assert (backbone.width, backbone.state_size(), backbone.head.width) == (16, 32, 16)
+
+
+def test_a_row_is_read_alike_beside_longer_ones_where_the_base_sees_padding() -> None:
+    """MobileBERT embeds every token together with those beside it: its last one with the padding's vector."""
+    base, tokenizer = tiny("mobilebert")
+    ids = tokenizer(["a good film"], return_tensors="pt").input_ids
+    padded, mask = (torch.nn.functional.pad(x, (0, 3), value=v) for x, v in ((ids, 1), (torch.ones_like(ids), 0)))
+    backbone = TextBackbone(base)
+    batch = Batch(padded, mask, embeds=backbone.embed(padded))
+    with torch.no_grad():
+        alone, own = base(ids).logits, base(padded, attention_mask=mask).logits[:, : ids.shape[1]]
+        ours = backbone.base_output(batch).logits[:, : ids.shape[1]]
+    assert (own - alone).abs().max() > 0.1  # the trap
+    torch.testing.assert_close(ours, alone, atol=1e-5, rtol=0)
+    model = build(program_config("prompt"), "mobilebert")
+    with model.disable_adapter(), pytest.raises(UsageError, match="cannot skip them exactly"):
+        model(**model.collator()([{"text": ROWS[0]["text"]}]))
+
+
+def test_an_output_matrix_in_two_parts_is_one() -> None:
+    """MobileBERT's: the embeddings, and what they lack of the hidden size."""
+    backbone = TextBackbone(_base("mobilebert"))
+    head, base = backbone.head, backbone.base
+    weight, bias = head.rows(slice(None))
+    assert (backbone.width, head.width, tuple(weight.shape)) == (16, 32, (head.size, 32))
+    state = torch.randn(3, 32)
+    own = base.cls(state)
+    torch.testing.assert_close(state_logits := head.transform(state) @ weight.T + bias, own, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(head.logits(head.transform(state), None), own, atol=1e-4, rtol=1e-5)
+    ids = torch.tensor([3, 1, 7])
+    picked = head.log_probs(head.transform(state), ids)
+    expected = state_logits.log_softmax(-1)[torch.arange(3), ids]
+    torch.testing.assert_close(picked, expected, atol=1e-4, rtol=1e-5)
+    base.cls.predictions.decoder.register_forward_hook(lambda *_: None)  # no bare matrix: it is run
+    assert not head.sliceable
+    torch.testing.assert_close(head.logits(head.transform(state), ids), own[:, ids], atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

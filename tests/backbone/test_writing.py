@@ -17,7 +17,7 @@ from hf_reprogram.testing import ROWS, build, program_config, tiny
 
 CAUSAL, SEQ2SEQ = ("llama", "gpt2", "gemma2"), ("t5", "bart")
 MORE = ("opt", "gemma", "gemma3", "granite", "cohere", "cohere2", "phi", "phi3", "olmo2", "gptneox")
-MORE += ("gptj", "bloom", "falcon", "pegasus")
+MORE += ("gptj", "bloom", "falcon", "pegasus", "mbart", "m2m100", "mvp", "led", "switch")
 TEXTS = [row["text"] for row in ROWS[:4]]
 GREEDY = {"do_sample": False, "max_new_tokens": 5}
 
@@ -40,6 +40,8 @@ def by_hand(model: ReprogramModel, text: str, steps: int, penalty: float = 1.0) 
     batch, base, written = changed(model, text), model.backbone.base, []
     embeds, seq2seq = batch.embeds, base.config.is_encoder_decoder
     ends = base.generation_config.eos_token_id
+    if seq2seq and base.generation_config.forced_bos_token_id is not None:  # the language, before what is free
+        written.append(base.generation_config.forced_bos_token_id)
     while len(written) < steps and (not written or written[-1] != ends):
         if seq2seq:
             before = torch.tensor([[base.config.decoder_start_token_id, *written]])
@@ -245,6 +247,13 @@ class TestRefused:
     def test_a_decoder_without_room(self) -> None:
         with pytest.raises(UsageError, match="64 after 1 positions, and the base has 64. Expected at most 63"):
             writer("bart").generate(TEXTS[:1], max_new_tokens=64)
+
+    def test_a_decoder_with_fewer_positions_than_its_encoder(self) -> None:
+        """LED reads 16,384 tokens and writes 1,024; here 64 and 32."""
+        model = writer("led")
+        assert model.backbone.facts.max_length == 64
+        with pytest.raises(UsageError, match="40 after 1 positions, and the base has 32. Expected at most 31"):
+            model.generate(TEXTS[:1], max_new_tokens=40)
 
 
 class TestHowMany:
