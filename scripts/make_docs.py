@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # from wherever this file is imported
 
+from docs_language import language
 from docs_series import series
 
 from hf_reprogram.registry import KINDS, method_class, names
@@ -476,6 +477,7 @@ def render(text: str) -> str:
         ("demo", reviews()),
         ("pitch", pitch()),
         ("few_shot", few_shot()),
+        ("language", language(result("language"))),
         ("speech", speech()),
         ("speech_program", speech_program()),
         ("series", series(result("voice2series"), maybe("voice2series_parity"))),
