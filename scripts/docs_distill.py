@@ -16,6 +16,8 @@ def distilled(found: dict[str, Any] | None) -> str:
     settings, lines, missed = found["settings"], [], []
     for task in dict.fromkeys(row["task"] for row in found["rows"]):
         rows = {(row["method"], row["metric"]): row for row in found["rows"] if row["task"] == task}
+        if ("ours", "agreement_last") not in rows:
+            continue  # of a run that was stopped
         agreed, share = rows["ours", "agreement_last"], rows["ours", "accuracy_share"]
         missed += [f"{task}: {row['metric'].replace('_', ' ')}" for row in (agreed, share) if "NOT met" in row["note"]]
         accuracy = [f"{rows[m, 'accuracy']['value']:.1f}" for m in ("no_instruction", "instruction", "ours")]

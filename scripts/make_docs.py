@@ -20,7 +20,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # from wherever this file is imported
 
 from docs_distill import distilled
+from docs_language import language
 from docs_series import series
+from docs_symbols import infilling, remap, sequences
 
 from hf_reprogram.backbone.families import FAMILIES as ROWS_OF_DATA
 from hf_reprogram.registry import KINDS, method_class, names
@@ -516,6 +518,10 @@ def render(text: str) -> str:
         ("demo", reviews()),
         ("pitch", pitch()),
         ("few_shot", few_shot()),
+        ("language", language(maybe("language"))),
+        ("sequences", sequences(maybe("sequences"))),
+        ("remap", remap(maybe("remap"))),
+        ("infilling", infilling(maybe("infilling"))),
         ("speech", speech()),
         ("speech_program", speech_program()),
         ("series", series(result("voice2series"), maybe("voice2series_parity"))),

@@ -9,9 +9,12 @@ import pytest
 from hf_reprogram.registry import method_class
 
 
-# Programs of sound are many: at every change they go through one base of each way in and out (a spectrogram or a wave;
-# classes, letters, words), and two of text refuse them; through all of them in `make test-slow`.
+# Programs are many. At every change those of sound go through one base of each way in and out (a spectrogram or a
+# wave; classes, letters, words), and two of text refuse them; those of embedded words through one base of each way in
+# (positions that are learned or not, scaled vectors, vectors smaller than the states, a decoder, ids read inside).
+# `prompt`, `none` and all mappings go through all; the rest is for `make test-slow`.
 QUICK = {"llama", "bert-classifier", "whisper-seq2seq", "wav2vec2-ctc", "ast-classifier"}
+QUICK_TEXT = QUICK | {"gpt2", "gemma2", "albert", "t5", "esm"}
 
 
 def acts_on_text(program: str) -> bool:
@@ -28,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         given = values.params
         program = given.get("program", given.get("name") if given.get("kind") == "program" else None)
-        if program is None or given["family"] in QUICK:
+        if program is None or method_class("program", program).accepts in ("tokens", "any"):
             continue
-        if not acts_on_text(program):
+        if given["family"] not in (QUICK_TEXT if acts_on_text(program) else QUICK):
             item.add_marker(pytest.mark.slow)

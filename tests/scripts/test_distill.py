@@ -53,6 +53,9 @@ def test_what_the_readme_says() -> None:
     found = {"rows": [asdict(row) for row in summary(cells())], "settings": settings, "seeds": [0, 1]}
     told = distilled({**found, "command": "python x.py", "commit": "0123456789abcdef"})
     assert "| trec | 40.0 | 85.0 (80.0 to 90.0) | 40.0 | 80.0 | 70.0 | 45 tokens in 8 slots | 0.50 |" in told
+    stopped = [row for row in cells() if row.task == "trec"]
+    nothing = {**found, "rows": [asdict(row) for row in summary(stopped)], "command": "", "commit": ""}
+    assert "| trec |" not in distilled(nothing)
     assert "Bars not met: trec: agreement last; trec: accuracy share. `python x.py` at 0123456789ab." in told
 
 

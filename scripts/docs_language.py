@@ -1,0 +1,54 @@
+"""What the README says of a thousand rows on a frozen encoder, from the results of language.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docs_series import spanned
+
+
+TASKS = {"trec": "TREC", "mpqa": "MPQA", "sst2": "SST-2", "mr": "MR", "ag_news_10k": "AG News"}
+METHODS = {
+    "ours": "ours: the best of these on the validation rows, the probe among them",
+    "ours:prompt": "five vectors before the words (`prompt`)",
+    "ours:embedding": "a map of the words of rank 4 (`embedding`)",
+    "ours:both": "both",
+    "ours:mean of the three": "the mean of what the three say",
+    "probe": "linear probe of the same states, no program",
+    "peft_prompt_tuning": "PEFT prompt tuning, five tokens, best of 3 rates",
+    "lora": "LoRA of rank 2, best of 2 rates",
+    "classical:same rows": "TF-IDF + logistic regression",
+    "random_source:ours": "both on a MiniLM of random weights",
+    "random_source:probe": "probe of a MiniLM of random weights",
+    "majority": "always the commonest label",
+}
+OTHERS = {"peft_prompt_tuning": "PEFT prompt tuning", "lora": "LoRA", "classical:same rows": "TF-IDF"}
+
+
+def language(found: dict[str, Any] | None) -> str:
+    """Accuracy of every method by task, what a program adds to the probe, what is better than ours."""
+    if found is None:
+        return "Not measured yet."
+    rows = {(r["task"], r["method"], r["metric"]): r for r in found["rows"]}
+    tasks = [task for task in TASKS if (task, "ours", "accuracy") in rows]
+    lines = [f"| accuracy; 1,000 labelled rows | {' | '.join(map(TASKS.get, tasks))} |", "|---|" + "--:|" * len(tasks)]
+    for method, text in METHODS.items():
+        cells = [rows.get((task, method, "accuracy")) for task in tasks]
+        if any(cells):
+            lines.append(f"| {text} | {' | '.join(map(_value, cells))} |")
+    lines.append("")
+    for task in tasks:
+        gain = rows[task, "ours", "accuracy_gain_over:probe"]
+        told = [f"{TASKS[task]}, {gain['n']} seeds: {spanned(gain)} over the probe"]
+        beside = {text: rows.get((task, "ours", f"accuracy_gain_over:{m}")) for m, text in OTHERS.items()}
+        told += [f"{spanned(row)} over {text}" for text, row in beside.items() if row]
+        lines.append(f"- {'; '.join(told)}.")
+    mean = rows["mean of the tasks", "ours", "accuracy_gain_over:probe"]
+    missing = [TASKS[task] for task in found["settings"]["tasks"] if task not in tasks]
+    lines.append(f"- Mean gain over the probe: {mean['value']:+.1f} ({len(tasks)} tasks).")
+    lines += [f"- Planned and not measured yet: {', '.join(missing)}."] if missing else []
+    return "\n".join([*lines, "", f"`{found['command']}` at {found['commit'][:12]}."])
+
+
+def _value(row: dict[str, Any] | None) -> str:
+    return f"{row['value']:.1f}" if row else ""

@@ -1,0 +1,105 @@
+"""What the README says of rows in symbols of their own, from the results of sequences, remap and infilling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docs_series import spanned
+
+
+Rows = dict[tuple[str, str, str], dict[str, Any]]
+SETS = {
+    "peptide_amp": "peptides", "antibody_affinity": "antibodies", "dna_splice": "DNA", "trec": "questions",
+    "names18": "names",
+}  # fmt: skip
+SOURCES = {
+    "minilm-l6": "MiniLM-L6", "antiberty": "AntiBERTy (antibodies)", "rxn-albert": "rxn-albert (reactions)",
+    "smollm2-135m": "SmolLM2-135M",
+}  # fmt: skip
+SEQUENCES = {
+    "ours:free": "`dictionary`, a free table", "ours:sparse": "`dictionary`, ten source tokens each",
+    "map_only": "untrained symbols, the map alone", "random_source": "the free table on random weights",
+    "probe": "the base's own reading of the letters",
+}  # fmt: skip
+REMAP = {
+    "ours": "`vocabulary`, trained through the victim", "ours:score_only": "the same by its answers alone",
+    "map_only": "the same untrained, under a fitted map", "random_source:map_only": "that on random weights",
+    "probe": "linear probe of the texts as they are", "classical:tfidf": "TF-IDF + logistic regression",
+    "classical:places": "one-hot places + logistic regression",
+    "ours:two_scores": "trained, only the two class scores read", "majority": "always the commonest label",
+}  # fmt: skip
+
+
+def _rows(found: dict[str, Any]) -> Rows:
+    return {(r["task"], r["method"], r["metric"]): r for r in found["rows"]}
+
+
+def _said(row: dict[str, Any] | None) -> str:
+    return f"{row['value']:.1f}" if row else ""
+
+
+def _end(found: dict[str, Any], told: list[str]) -> list[str]:
+    missed = [
+        f"{r['task']}, {r['method']}, {r['metric'].replace('accuracy_gain_over:', 'above ').replace('_', ' ')} "
+        f"{r['value']:.3g}"
+        for r in found["rows"]
+        if "NOT met" in r["note"]
+    ]
+    told += [f"- Bars not met: {'; '.join(missed)}."] if missed else []
+    return [*told, "", f"`{found['command']}` at {found['commit'][:12]}."]
+
+
+def sequences(found: dict[str, Any] | None) -> str:
+    """Accuracy by set, share of the training rows and source; the best simple model beside it."""
+    if found is None:
+        return "Not measured yet."
+    rows, lines = _rows(found), []
+    lines += [f"| accuracy | rows | source | {' | '.join(SEQUENCES.values())} | best simple model |"]
+    lines += ["|---|--:|---|" + "--:|" * (len(SEQUENCES) + 1)]
+    for title in dict.fromkeys(task for task, _, _ in rows if task.count(",") == 2):
+        task, percent, source = title.split(", ")
+        simple = [r for (t, _, metric), r in rows.items() if t == f"{task}, {percent}" and metric == "accuracy"]
+        best = max(simple, key=lambda r: r["value"], default=None)
+        cells = [_said(rows.get((title, method, "accuracy"))) for method in SEQUENCES]
+        lines += [f"| {SETS[task]} | {percent} | {SOURCES[source]} | {' | '.join(cells)} | {_said(best)} |"]
+    return "\n".join(_end(found, [*lines, ""]))
+
+
+def remap(found: dict[str, Any] | None) -> str:
+    """Accuracy of every method by task; what share of the probe's gain is reached."""
+    if found is None:
+        return "Not measured yet."
+    rows = _rows(found)
+    tasks = [task for task in SETS if (task, "ours", "accuracy") in rows]
+    lines = [f"| accuracy | {' | '.join(map(SETS.get, tasks))} |", "|---|" + "--:|" * len(tasks)]
+    for method, text in REMAP.items():
+        cells = [rows.get((task, method, "accuracy")) for task in tasks]
+        if any(cells):
+            lines.append(f"| {text} | {' | '.join(map(_said, cells))} |")
+    told = [""]
+    for task in tasks:
+        share = rows.get((task, "ours", "share_of_gain:probe"))
+        gain = rows.get((task, "ours", "accuracy_gain_over:map_only"))
+        parts = [f"{share['value']:.0f} % of the probe's gain over the commonest label"] if share else []
+        parts += [f"training adds {spanned(gain)}"] if gain else []
+        told += [f"- {SETS[task]}: {'; '.join(parts)}."] if parts else []
+    return "\n".join(_end(found, [*lines, *told]))
+
+
+def infilling(found: dict[str, Any] | None) -> str:
+    """Recovery of every method, what ours gains over the frequencies, and the fold."""
+    if found is None:
+        return "Not measured yet."
+    rows = _rows(found)
+    whole, varied = "whole loop", "varied residues"
+    order = [method for task, method, metric in rows if (task, metric) == (whole, "recovery")]
+    lines = ["| share of residues found | whole loop | the three that vary |", "|---|--:|--:|"]
+    lines += [
+        f"| `{method}` | {_said(rows[whole, method, 'recovery'])} | {_said(rows.get((varied, method, 'recovery')))} |"
+        for method in order
+    ]
+    told = [""]
+    for (task, method, metric), row in rows.items():
+        if task == whole and metric.startswith("recovery_gain_over:classical"):
+            told.append(f"- {method} over {metric.partition(':classical:')[2]}: {spanned(row)}.")
+    return "\n".join(_end(found, [*lines, *told]))

@@ -1,0 +1,59 @@
+"""The README's words on rows in symbols of their own follow the results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docs_symbols import infilling, remap, sequences
+
+
+def _found(*rows: tuple[str, str, str, float, str]) -> dict[str, Any]:
+    made = [
+        {"task": t, "method": m, "metric": k, "value": v, "low": v - 1, "high": v + 1, "n": 3, "note": note}
+        for t, m, k, v, note in rows
+    ]
+    return {"rows": made, "command": "python x.py", "commit": "0123456789abcdef"}
+
+
+def test_sequences_stand_beside_the_best_simple_model() -> None:
+    told = sequences(
+        _found(
+            ("peptide_amp, 10 %", "classical:ngrams", "accuracy", 83.0, ""),
+            ("peptide_amp, 10 %", "majority", "accuracy", 51.0, ""),
+            ("peptide_amp, 10 %, minilm-l6", "ours:free", "accuracy", 84.5, ""),
+            ("peptide_amp, 10 %, minilm-l6", "probe", "accuracy", 74.25, ""),
+            ("peptide_amp, 10 %, minilm-l6", "ours:free", "accuracy_gain_over:probe", -2.0, "bar >= -1: NOT met"),
+        )
+    )
+    assert "| peptides | 10 % | MiniLM-L6 | 84.5 |  |  |  | 74.2 | 83.0 |" in told
+    assert "- Bars not met: peptide_amp, 10 %, minilm-l6, ours:free, above probe -2." in told
+    assert told.endswith("`python x.py` at 0123456789ab.")
+
+
+def test_remap_tells_its_share_and_what_training_adds() -> None:
+    told = remap(
+        _found(
+            ("trec", "ours", "accuracy", 72.0, ""),
+            ("trec", "probe", "accuracy", 75.5, ""),
+            ("trec", "ours", "share_of_gain:probe", 94.0, ""),
+            ("trec", "ours", "accuracy_gain_over:map_only", -1.0, ""),
+        )
+    )
+    assert "| linear probe of the texts as they are | 75.5 |" in told and "Bars" not in told
+    assert "- questions: 94 % of the probe's gain over the commonest label; training adds -1.0 (-2.0 to +0.0)." in told
+
+
+def test_infilling_tells_both_shares() -> None:
+    told = infilling(
+        _found(
+            ("whole loop", "ours:rxn-albert", "recovery", 74.0, ""),
+            ("varied residues", "ours:rxn-albert", "recovery", 40.0, ""),
+            ("whole loop", "ours:rxn-albert", "recovery_gain_over:classical:position frequency", 2.0, ""),
+        )
+    )
+    assert "| `ours:rxn-albert` | 74.0 | 40.0 |" in told
+    assert "- ours:rxn-albert over position frequency: +2.0 (+1.0 to +3.0)." in told
+
+
+def test_nothing_is_said_before_it_is_measured() -> None:
+    assert {each(None) for each in (sequences, remap, infilling)} == {"Not measured yet."}
