@@ -2,10 +2,10 @@
 """A few labelled sentences and a frozen SmolLM2-135M: what a program of ten vectors learns, beside everything simpler.
 
 SST-2 (872 validation sentences) and TREC (500 test questions); 16 labelled rows per class in five draws, and the curve
-over 4, 16 and 64; with `--curve` the curve alone, on MPQA, MR and AG News (982, 1,067 and 1,000 test rows). Template, words, rate
-and steps were fixed beforehand (few_shot_tasks.py); the labelled rows are all that a method sees, and the test rows
-choose nothing. PEFT's rate is the exception, in its favour: the one that does best on the test rows is the one that
-counts.
+over 4, 16 and 64; with `--curve` the curve alone, on MPQA, MR and AG News (982, 1,067 and 1,000 test rows). Template,
+words, rate and steps were fixed beforehand (few_shot_tasks.py); the labelled rows are all that a method sees, and the
+test rows choose nothing. PEFT's rate is the exception, in its favour: the one that does best on the test rows is the
+one that counts.
 
     python scripts/fetch_models.py smollm2-135m minilm-l6
     python scripts/benchmarks/few_shot.py         # hours on one core; saves after every cell, resumes
