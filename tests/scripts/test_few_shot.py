@@ -66,7 +66,7 @@ def test_rows_of_a_class_are_joined_and_still_come_equally_often():
 
 
 def test_the_recipe_stands_for_every_table():
-    for table in few_shot.TABLES:
+    for table in (*few_shot.TABLES, *few_shot.CURVE):
         assert table.shots in table.task.steps
         assert table.swept <= table.controls <= table.draws
     assert json.dumps(few_shot.TABLES[0].task.verbalizer)  # as settings they go into the results
