@@ -38,6 +38,7 @@ class Facts:
         padding_side: the side on which rows are padded.
         max_length: positions the base has, slots included; None where it has no limit.
         vocabulary: rows of the embedding table; None where it is not known.
+        writes: positions of a decoder, its prefix among them; None where it has no limit.
     """
 
     answer: str
@@ -45,6 +46,7 @@ class Facts:
     padding_side: str
     max_length: int | None
     vocabulary: int | None = None
+    writes: int | None = None
 
 
 class TextBackbone(Backbone):
@@ -117,7 +119,9 @@ class TextBackbone(Backbone):
         if limit is not None and self.family.offset_positions:
             limit -= self.base.config.pad_token_id + 1  # the rows of its table up to padding's are never a token's
         answer = "last" if self.family.causal else KINDS[self.kind].answer
-        return Facts(answer, max(len(self.decoder_prefix) - 1, 0), self.family.sides[0], limit, self.vocab_size)
+        writes = getattr(self.base.config, self.family.limits[1], None) if answer == "decoder" else None
+        step = max(len(self.decoder_prefix) - 1, 0)
+        return Facts(answer, step, self.family.sides[0], limit, self.vocab_size, writes)
 
     # Embedding
 
@@ -387,10 +391,8 @@ class TextBackbone(Backbone):
             # New tokens stand right after a row's last one (N32).
             (embeds, _), (ids, mask) = to_the_right(embeds, mask), to_the_right(ids, mask)
             start = int(mask.sum(1).max())
-        room = self.facts.max_length
-        if self.kind == "seq2seq":
-            room = getattr(self.base.config, self.family.limits[1], None)
-        options = checked(self.base, options, start, room)
+        facts = self.facts
+        options = checked(self.base, options, start, facts.max_length if self.kind == "causal" else facts.writes)
         if prefix:
             options["decoder_input_ids"] = torch.tensor(prefix, device=mask.device).expand(len(batch), -1)
         try:

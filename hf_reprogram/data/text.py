@@ -206,8 +206,9 @@ class TextCollator:
             what = f"{label!r} is empty" if isinstance(label, str) else f"{label!r} is a {type(label).__name__}"[:120]
             raise DataError(there, what, "the text that is to be written", "drop such rows")
         ids = layout.texts.encode(label, self.tokenizer, there)
-        if self.facts.answer == "decoder" and self.facts.max_length and len(ids) > self.facts.max_length:
-            what = f"{len(ids)} tokens, its end among them, and the base writes {self.facts.max_length}"
+        room = None if self.facts.writes is None else self.facts.writes - self.facts.answer_step
+        if room is not None and len(ids) > room:
+            what = f"{len(ids)} tokens, its end among them, and the base has room for {room}"
             raise DataError(there, what, "a shorter text")
         out = self._one(row, layout, where, len(ids) - 1 if self.facts.answer == "last" else 0)
         return replace(out, label=ids, words=(tuple(ids),))
