@@ -1,0 +1,173 @@
+"""What maps of the base's own scores share: which source labels, centred on what, and one matrix of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..batch import Reading, Readout
+from ..errors import ConfigError, DataError
+from ..registry import option
+from .base import Mapping, MappingOptions
+
+
+SOURCES = 256  # of a vocabulary, where nobody says how many
+STILL = 1e-12  # deviation of an output that never moves
+
+
+@dataclass
+class ScoreOptions(MappingOptions):
+    """Options of maps that are estimated from the base's own scores.
+
+    Example:
+
+        >>> ScoreOptions(on="vocabulary").reads()
+        ('rows',)
+    """
+
+    on: str = option(
+        "auto",
+        "Source labels: classes (of the base's classifier), vocabulary (tokens at the answer slot), or auto: what the "
+        "base has.",
+        choices=("auto", "classes", "vocabulary"),
+    )
+    sources: int | None = option(
+        None,
+        "Source labels that are kept, those that the base finds likeliest on the rows of the estimate; None is all "
+        "classes, or 256 tokens.",
+        low=1,
+        high=10**6,
+    )
+    centred: bool = option(True, "Subtract each source label's mean over the rows that the map is estimated from.")
+
+    def reads(self) -> tuple[str, ...]:
+        return {"auto": ("classes", "rows"), "classes": ("classes",), "vocabulary": ("rows",)}[self.on]
+
+    def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
+        if labels is None:
+            what = "the names of the target labels: this mapping has none"
+            raise ConfigError("ReprogramConfig.labels", "None", what)
+
+
+class ScoreMapping(Mapping):
+    """logits = matrix @ (z - mean) + bias, z (batch, K) the base's scores of the source labels that are kept.
+
+    A subclass gives `weigh_sources`. Estimated once, in float64 on the CPU, from labelled rows.
+
+    Shapes: readout (batch, classes of the base), or (batch, K) once fitted on a vocabulary; `indices` (K,); `matrix`
+    (labels, K); `mean` (K,); `bias` (labels,); logits (batch, labels).
+    """
+
+    def __init__(self, options: ScoreOptions, backbone: Any, labels: list[str], problem_type: str) -> None:
+        super().__init__(options, backbone, labels, problem_type)
+        if problem_type != "single_label_classification":
+            what = f"{problem_type!r} with the mapping {options.type!r}"
+            raise ConfigError("ReprogramConfig.problem_type", what, "'single_label_classification'", "'linear'")
+        self.on_classes = "classes" in backbone.gives
+        self.size = backbone.classes if self.on_classes else backbone.head.size
+        self.names = backbone.base.config.id2label if self.on_classes else {}
+        usual = self.size if self.on_classes else min(SOURCES, self.size)
+        count = usual if options.sources is None else options.sources
+        if count > self.size:
+            where = f"{type(options).__name__}.sources"
+            raise ConfigError(where, f"{count}, and the base has {self.size}", f"at most {self.size}")
+        self.register_buffer("indices", torch.arange(count))
+        self.register_buffer("matrix", torch.zeros(len(labels), count))
+        self.register_buffer("mean", torch.zeros(count))
+        self.register_buffer("bias", torch.zeros(len(labels)))
+
+    @property
+    def estimated(self) -> str:
+        return "once"
+
+    @property
+    def fit_needs_labels(self) -> bool:
+        return True
+
+    def fit_reading(self) -> Reading:
+        return Reading("classes") if self.on_classes else Reading("rows")
+
+    def reading(self) -> Reading:
+        if self.on_classes or self.needs_fit:
+            return self.fit_reading()
+        return Reading("rows", ids=tuple(self.indices.tolist()))
+
+    def forward(self, readout: Readout) -> Tensor:
+        values = readout.values.float()
+        if values.shape[1] != len(self.indices) or self.on_classes:
+            values = values[:, self.indices]
+        return nn.functional.linear(values - self.mean, self.matrix, self.bias)
+
+    @torch.no_grad()
+    def fit(self, values: Tensor, labels: Tensor | None) -> None:
+        z, y = values.detach().double().cpu().numpy(), labels.cpu().numpy()
+        odd = np.flatnonzero(~np.isfinite(z).all(1))
+        if len(odd):
+            raise DataError(f"fit_mapping(rows)[{odd[0]}]", "NaN or infinity among the base's scores", "finite scores")
+        member = np.eye(len(self.labels))[y]  # (rows, labels)
+        missing = [name for name, n in zip(self.labels, member.sum(0), strict=True) if not n]
+        if missing:
+            raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
+        mean = z.mean(0) if self.options.centred else np.zeros(z.shape[1])
+        kept = likeliest(z - mean, len(self.indices))
+        matrix, bias = self.weigh_sources(z[:, kept] - mean[kept], member)
+        for name, found in (("indices", kept), ("matrix", matrix), ("mean", mean[kept]), ("bias", bias)):
+            getattr(self, name).copy_(torch.from_numpy(np.ascontiguousarray(found)))
+        self.fitted.fill_(1)
+
+    def weigh_sources(self, z: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The map of some rows.
+
+        Args:
+            z: (rows, K) float64 scores, centred where the options say so.
+            member: (rows, labels) 1 where a row has the label.
+
+        Returns:
+            (labels, K) weights and (labels,) offsets.
+        """
+        raise NotImplementedError
+
+    def explain(self) -> dict[str, Any]:
+        """Per target label its strongest source labels and their weights."""
+        named = [self.names.get(i, i) for i in self.indices.tolist()]
+        strongest = self.matrix.argsort(1, descending=True)[:, :5].tolist()
+        rows = zip(self.labels, strongest, self.matrix.tolist(), strict=True)
+        return {
+            "reads": "the base's own classes" if self.on_classes else "tokens of the vocabulary",
+            "source labels": {
+                label: {named[k]: round(row[k], 4) for k in best if row[k] > 0} for label, best, row in rows
+            },
+        }
+
+    def weights(self) -> tuple[list[str | int], Tensor] | None:
+        return [self.names.get(i, i) for i in self.indices.tolist()], self.matrix
+
+
+def probabilities(z: np.ndarray) -> np.ndarray:
+    """Softmax of each row, (rows, K)."""
+    p = np.exp(z - z.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
+
+
+def likeliest(z: np.ndarray, count: int) -> np.ndarray:
+    """(count,) the source labels with the largest mean probability, in their own order; still ones come last.
+
+    Example:
+
+        >>> likeliest(np.array([[3.0, 0.0, 1.0], [2.0, 0.0, 3.0]]), 2).tolist()
+        [0, 2]
+    """
+    if count == z.shape[1]:
+        return np.arange(count)
+    mass = probabilities(z).mean(0)
+    mass[z.std(0) < STILL] = -1.0
+    return np.sort(np.argsort(-mass, kind="stable")[:count])
+
+
+def moving(z: np.ndarray) -> np.ndarray:
+    """(K,) whether a source label's score moves at all over the rows; of one row all do."""
+    return z.std(0) >= STILL if len(z) > 1 else np.ones(z.shape[1], dtype=bool)
