@@ -267,12 +267,19 @@ class TextGeneration(Pipeline):
     def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
         tokenizer, made = tokenizer_of(self.model.processing_class), []
         options = {name: value for name, value in options.items() if name != "return_full_text"}
-        if not options and self.model.problem_type() == "transcription":
+        writes, mapping = self.model.problem_type() == "transcription", self.model.active_mapping().options
+        if writes and options and mapping.targets() is not None:
+            what = "an option of the base's own generate, and the program writes symbols of its own"
+            raise UsageError(f"pipeline({next(iter(options))})", what, "no option", "model.sample(rows, n) draws")
+        if writes and not options:
             found = self.model.predict(rows, batch_size=batch_size, progress=False)
             return [[{"generated_text": answer["text"]}] for answer in found]
+        if writes and mapping.most is not None:
+            options = {"max_new_tokens": mapping.most, **options}
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             texts = tokenizer.batch_decode(self.model.generate(part, **options), skip_special_tokens=True)
+            texts = [text.strip() for text in texts] if writes else texts
             several = len(texts) // len(part)  # num_return_sequences, those of a row one after the other
             made += [
                 [{"generated_text": text} for text in texts[i : i + several]] for i in range(0, len(texts), several)
