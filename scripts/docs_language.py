@@ -46,6 +46,7 @@ def language(found: dict[str, Any] | None) -> str:
     mean = rows["mean of the tasks", "ours", "accuracy_gain_over:probe"]
     missing = [TASKS[task] for task in found["settings"]["tasks"] if task not in tasks]
     lines.append(f"- Mean gain over the probe: {mean['value']:+.1f} ({len(tasks)} tasks).")
+    missing += [text for m, text in METHODS.items() if not any((task, m, "accuracy") in rows for task in tasks)]
     lines += [f"- Planned and not measured yet: {', '.join(missing)}."] if missing else []
     return "\n".join([*lines, "", f"`{found['command']}` at {found['commit'][:12]}."])
 
