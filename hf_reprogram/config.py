@@ -202,10 +202,13 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
         stages = [(method_class("program", p.type).accepts, method_class("program", p.type).gives) for p in programs]
         for i, ((_, gives), (accepts, _)) in enumerate(zip(stages, stages[1:], strict=False)):
             if gives != accepts and (gives, accepts) not in BRIDGES:
+                swapped = stages[i + 1][1], stages[i][0]
+                turn = swapped[0] == swapped[1] or swapped in BRIDGES
                 raise ConfigError(
                     f"ReprogramConfig.program[{i + 1}]",
                     f"{programs[i + 1].type!r} accepts {accepts}, {programs[i].type!r} before it gives {gives}",
                     f"a program that accepts {gives}",
+                    f"put {programs[i + 1].type!r} before {programs[i].type!r}" if turn else None,
                 )
         if len(set(stages)) != len(stages):
             raise ConfigError(

@@ -83,19 +83,22 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
         slots=slots,
         facts=[_in_tokens(row, token) for row in found if "slot" not in row],
         ratios=[] if rows is None else _ratios(model, rows, features),
-        mapping=model.active_mapping().explain(),
+        mapping=_in_tokens(model.active_mapping().explain(), token),
     )
 
 
 def _in_tokens(row: dict[str, Any], token: Callable[[int], str]) -> dict[str, Any]:
-    """A row of facts, each id (or list of ids) in its `ids` as what it is called, under the same name."""
+    """A row of facts, each id (or list or dict of ids) in its `ids` as what it is called, under the same name."""
     made: dict[str, Any] = {}
     for key, value in row.items():
         if key != "ids":
             made[key] = value
             continue
         for name, ids in value.items():
-            made[name] = [token(i) for i in ids] if isinstance(ids, list) else token(ids)
+            if isinstance(ids, dict):
+                made[name] = {each: token(i) for each, i in ids.items()}
+            else:
+                made[name] = [token(i) for i in ids] if isinstance(ids, list) else token(ids)
     return made
 
 

@@ -26,7 +26,8 @@ Pick = Callable[[Tensor], Tensor]
 
 @dataclass
 class Filled:
-    """What stands in a row's asked positions, in their order, and how probable each was when it was put there."""
+    """What stands in a row's asked positions, in their order, and how probable each was when it was put there; of a
+    text that ended, how probable its end was too."""
 
     symbols: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
@@ -115,6 +116,7 @@ def _go_on(rows: list[LaidOut], aim: Aim, most: int, run: Run, limit: int | None
         for i, log_probs in zip(left, run([rows[i] for i in left]), strict=True):
             row, symbol = rows[i], int(pick(log_probs))
             if symbol == aim.targets.end:
+                found[i].log_probs.append(float(log_probs[0, symbol]))
                 continue
             found[i].add(symbol, float(log_probs[0, symbol]))
             if len(found[i].symbols) < most and (limit is None or len(row.ids) < limit):

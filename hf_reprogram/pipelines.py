@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -111,10 +111,10 @@ class Pipeline:
 
     def __init__(self, model: ReprogramModel, batch_size: int, options: Mapping[str, Any]) -> None:
         self.model, self.batch_size, self.options = model, batch_size, dict(options)
-        self.check(self.options)
+        self.check(self.options, ("device", "base_model", "model_kwargs"))
 
-    def check(self, options: Mapping[str, Any]) -> None:
-        """Raise where the model cannot do the task, or the task has no such option."""
+    def check(self, options: Mapping[str, Any], beside: Sequence[str] = ()) -> None:
+        """Raise where the model cannot do the task, or the task has no such option; `beside` may be meant too."""
 
     def __call__(self, rows: Any, batch_size: int | None = None, **options: Any) -> Any:
         """Answers to one or many rows.
@@ -163,11 +163,11 @@ class TextClassification(Pipeline):
     known = ("top_k",)  # options of a call
     usual: ClassVar[dict[str, Any]] = {}  # those of a call that names none
 
-    def check(self, options: Mapping[str, Any]) -> None:
+    def check(self, options: Mapping[str, Any], beside: Sequence[str] = ()) -> None:
         unknown = next((name for name in options if name not in self.known), None)
         if unknown is not None:
-            known = [*self.known, "batch_size", "device", "base_model", "model_kwargs"]
-            raise UsageError("pipeline(...)", f"unknown option {unknown!r}", None, did_you_mean(unknown, known))
+            fix = did_you_mean(unknown, [*self.known, "batch_size", *beside])
+            raise UsageError("pipeline(...)", f"unknown option {unknown!r}", None, fix)
         writes, task = self.model.problem_type() == "transcription", self._task()
         fills = writes and self.model.active_mapping().options.targets() is not None
         suits = {"automatic-speech-recognition": writes and not fills, "fill-mask": fills}.get(task, not writes)
@@ -257,7 +257,7 @@ class TextGeneration(Pipeline):
     other options go to the base's own `generate`.
     """
 
-    def check(self, options: Mapping[str, Any]) -> None:
+    def check(self, options: Mapping[str, Any], beside: Sequence[str] = ()) -> None:
         if not self.model.reprogrammed.can_generate():
             what = f"'text-generation', and a {type(self.model.backbone.base).__name__} writes no text"
             raise BaseModelError("pipeline(task)", what, "a causal or a seq2seq base")
@@ -267,12 +267,19 @@ class TextGeneration(Pipeline):
     def answers(self, rows: Any, batch_size: int, options: dict[str, Any]) -> list[Any]:
         tokenizer, made = tokenizer_of(self.model.processing_class), []
         options = {name: value for name, value in options.items() if name != "return_full_text"}
-        if not options and self.model.problem_type() == "transcription":
+        writes, mapping = self.model.problem_type() == "transcription", self.model.active_mapping().options
+        if writes and options and mapping.targets() is not None:
+            what = "an option of the base's own generate, and the program writes symbols of its own"
+            raise UsageError(f"pipeline({next(iter(options))})", what, "no option", "model.sample(rows, n) draws")
+        if writes and not options:
             found = self.model.predict(rows, batch_size=batch_size, progress=False)
             return [[{"generated_text": answer["text"]}] for answer in found]
+        if writes and mapping.most is not None:
+            options = {"max_new_tokens": mapping.most, **options}
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             texts = tokenizer.batch_decode(self.model.generate(part, **options), skip_special_tokens=True)
+            texts = [text.strip() for text in texts] if writes else texts
             several = len(texts) // len(part)  # num_return_sequences, those of a row one after the other
             made += [
                 [{"generated_text": text} for text in texts[i : i + several]] for i in range(0, len(texts), several)

@@ -72,6 +72,9 @@ def predict(
     at_least_one("top_k", 1 if top_k in (None, "auto") else top_k)
     rows = as_rows(rows, model.text_column())
     if all(_writes(model, row) for row in rows):
+        if top_k not in (1, None, "auto"):
+            fix = "model.sample(rows, count) draws several, of a mapping that draws"
+            raise UsageError("predict(top_k)", f"{top_k!r}, and the program writes one text for a row", "1", fix)
         return _written(model, rows, batch_size, progress)
     names = [model.label_names(row.get("adapter")) for row in rows]
     kinds = [model.problem_type(row.get("adapter")) for row in rows]

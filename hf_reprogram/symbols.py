@@ -105,7 +105,12 @@ class Symbols:
             return self.number[self.unknown]
         near = did_you_mean(odd, self.names)
         what = f"{odd!r} at position {at} of {text[:60]!r} is no symbol"
-        raise DataError(where, what, f"one of the {len(self.names)} target symbols", f"{near}; or set unknown=...")
+        raise DataError(
+            where,
+            what,
+            f"one of the {len(self.names)} target symbols",
+            f"{near}; or add {odd!r} to symbols; unknown= names the symbol that stands for such",
+        )
 
 
 def target_symbols(source: Any) -> list[str]:

@@ -31,11 +31,7 @@ def language(found: dict[str, Any] | None) -> str:
         return "Not measured yet."
     rows = {(r["task"], r["method"], r["metric"]): r for r in found["rows"]}
     tasks = [task for task in TASKS if (task, "ours", "accuracy") in rows]
-    lines = [f"| accuracy; 1,000 labelled rows | {' | '.join(map(TASKS.get, tasks))} |", "|---|" + "--:|" * len(tasks)]
-    for method, text in METHODS.items():
-        cells = [rows.get((task, method, "accuracy")) for task in tasks]
-        if any(cells):
-            lines.append(f"| {text} | {' | '.join(map(_value, cells))} |")
+    lines = grid("accuracy; 1,000 labelled rows", rows, {task: TASKS[task] for task in tasks}, METHODS)
     lines.append("")
     for task in tasks:
         gain = rows[task, "ours", "accuracy_gain_over:probe"]
@@ -46,8 +42,19 @@ def language(found: dict[str, Any] | None) -> str:
     mean = rows["mean of the tasks", "ours", "accuracy_gain_over:probe"]
     missing = [TASKS[task] for task in found["settings"]["tasks"] if task not in tasks]
     lines.append(f"- Mean gain over the probe: {mean['value']:+.1f} ({len(tasks)} tasks).")
+    missing += [text for m, text in METHODS.items() if not any((task, m, "accuracy") in rows for task in tasks)]
     lines += [f"- Planned and not measured yet: {', '.join(missing)}."] if missing else []
     return "\n".join([*lines, "", f"`{found['command']}` at {found['commit'][:12]}."])
+
+
+def grid(head: str, rows: dict[Any, dict[str, Any]], tasks: dict[str, str], methods: dict[str, str]) -> list[str]:
+    """Accuracy of every method that has any, by task, as lines of a table."""
+    lines = [f"| {head} | {' | '.join(tasks.values())} |", "|---|" + "--:|" * len(tasks)]
+    for method, text in methods.items():
+        cells = [rows.get((task, method, "accuracy")) for task in tasks]
+        if any(cells):
+            lines.append(f"| {text} | {' | '.join(map(_value, cells))} |")
+    return lines
 
 
 def _value(row: dict[str, Any] | None) -> str:

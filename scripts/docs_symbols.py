@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from docs_language import grid
 from docs_series import spanned
 
 
@@ -71,11 +72,7 @@ def remap(found: dict[str, Any] | None) -> str:
         return "Not measured yet."
     rows = _rows(found)
     tasks = [task for task in SETS if (task, "ours", "accuracy") in rows]
-    lines = [f"| accuracy | {' | '.join(map(SETS.get, tasks))} |", "|---|" + "--:|" * len(tasks)]
-    for method, text in REMAP.items():
-        cells = [rows.get((task, method, "accuracy")) for task in tasks]
-        if any(cells):
-            lines.append(f"| {text} | {' | '.join(map(_said, cells))} |")
+    lines = grid("accuracy", rows, {task: SETS[task] for task in tasks}, REMAP)
     told = [""]
     for task in tasks:
         share = rows.get((task, "ours", "share_of_gain:probe"))

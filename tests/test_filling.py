@@ -98,7 +98,7 @@ class TestGoingOn:
     def test_until_the_end_which_is_not_written(self) -> None:
         aim = _aim(mask=None, targets=Targets(Symbols(("a", ".")), end=1))
         found = fill([LaidOut(None, ids=[~0], slots=[-1])], aim, _Options(most=9), self._run([0, 0, 1]), None)
-        assert found[0].symbols == [0, 0]
+        assert found[0].symbols == [0, 0] and len(found[0].log_probs) == 3  # that of the end too
 
 
 class TestModels:

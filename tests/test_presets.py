@@ -206,6 +206,13 @@ def test_changes_go_where_they_belong() -> None:
     assert config.mapping.solver == "ridge"
 
 
+def test_an_option_of_several_programs_goes_to_the_one_that_the_preset_gives_it() -> None:
+    changes = {"rank": 8, "template": "{p:4} {text}{answer}"}
+    prompt, embedding = hr.ReprogramConfig.from_preset("dept", labels=WORDS, **changes).program
+    assert (embedding.rank, prompt.template) == (8, "{p:4} {text}{answer}")
+    assert hr.ReprogramConfig.from_preset("reprogbert", symbols="ACGT").mapping.symbols == list("ACGT")
+
+
 # What is given, and what the error says.
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown preset": ({"name": "wrap", "labels": WORDS}, "unknown preset 'wrap'.*did you mean 'warp'"),

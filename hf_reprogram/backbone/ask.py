@@ -155,4 +155,4 @@ def _unheard_of(base: PreTrainedModel, why: str) -> BaseModelError:
     what = (
         f"{name} is of the family {family!r}, which has no row in FAMILIES, and cannot be asked for its parts: {why}"
     )
-    return BaseModelError("model", what, fix=did_you_mean(family, FAMILIES))
+    return BaseModelError("model", what, "a family of the README's table of methods", did_you_mean(family, FAMILIES))

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch, Reading
-from ..errors import BaseModelError, first_line
+from ..errors import BaseModelError, did_you_mean, first_line
 from .ask import described, has_row
 from .base import ROUGH, Backbone, tolerance
+from .families import FAMILIES
 from .text import TextBackbone
 
 
@@ -44,7 +45,10 @@ def probe(backbone: Backbone) -> dict[str, float]:
         if has_row(backbone.base):
             raise
         raise BaseModelError(
-            "model", f"{_guessed(backbone)} it fails: {first_line(error)}", "a row of data"
+            "model",
+            f"{_guessed(backbone)} it fails: {first_line(error)}",
+            "a base of a family that the README's table of families lists",
+            did_you_mean(backbone.base.config.model_type, FAMILIES),
         ) from error
     allowed = tolerance(backbone.dtype)
     if not has_row(backbone.base) and getattr(backbone.base.config, "quantization_config", None):

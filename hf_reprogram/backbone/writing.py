@@ -32,6 +32,7 @@ _BLIND: dict[str, Any] = {
     "prompt_lookup_num_tokens": None,
     "token_healing": False,
 }
+_CODE = ("custom_generate", "penalty_alpha", "force_words_ids", "constraints", "dola_layers")
 _COUNTS = ("max_new_tokens", "num_beams", "num_beam_groups", "num_return_sequences")
 
 
@@ -95,6 +96,10 @@ def _refuse(asked: dict[str, Any]) -> None:
         if asked.get(name, neutral) not in (None, neutral):
             what = "reads the token ids of the prompt, and slots have none"
             raise UsageError(f"generate({name})", what, "an option that looks at new tokens only", f"leave {name} out")
+    for name in _CODE:
+        if asked.get(name):
+            what = "asks for code that is no part of transformers' own generate"
+            raise UsageError(f"generate({name})", what, "greedy, beams or sampling", f"leave {name} out")
     for name in _COUNTS:
         value = asked.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):

@@ -109,7 +109,7 @@ def facts(name: str, folder: Path, config: Any, tensors: dict[str, Any]) -> dict
     return {
         "name": name,
         "program": [method(part) for part in config.programs],
-        "template": config.layout() if config.canvas is None else None,
+        "template": (config.layout() or "{text}") if config.canvas is None else None,
         "canvas": config.canvas.shown() if config.canvas is not None else None,
         "mapping": method(config.mapping),
         "labels": config.labels,

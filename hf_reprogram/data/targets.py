@@ -40,6 +40,9 @@ class Aim:
         if not isinstance(label, str):
             raise DataError(where, f"{label!r} is a {type(label).__name__}"[:120], "a text of symbols")
         found = self.targets.symbols.read(label, where=where)
+        if self.targets.end is not None and self.targets.end in found:
+            what = f"{label!r} has {self.targets.symbols.names[self.targets.end]!r} in it, which ends a text"
+            raise DataError(where, what[:200], "other symbols only")
         return found if self.mask is not None or self.targets.end is None else [*found, self.targets.end]
 
     def code(self, symbol: int, where: str) -> int:

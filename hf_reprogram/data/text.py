@@ -202,9 +202,13 @@ class TextCollator:
     def _told(self, row: Mapping[str, Any], layout: Layout, label: Any, where: str) -> LaidOut:
         """A row whose label is a text that is to follow: one continuation, of which all but the end stands there."""
         there = f"{where}['label']"
-        if not isinstance(label, str) or not label.strip():
-            what = f"{label!r} is empty" if isinstance(label, str) else f"{label!r} is a {type(label).__name__}"[:120]
-            raise DataError(there, what, "the text that is to be written", "drop such rows")
+        if isinstance(label, int) and not isinstance(label, bool) and self.names and 0 <= label < len(self.names):
+            label = self.names[label]  # of a dataset's classes
+        if not isinstance(label, str):
+            what, fix = f"{type(label).__name__} {label!r} is no text"[:120], "texts in the place of ids, or features="
+            raise DataError(there, what, "the text that is to be written", fix)
+        if not label.strip():
+            raise DataError(there, f"{label!r} is empty", "the text that is to be written", "drop such rows")
         ids = layout.texts.encode(label, self.tokenizer, there)
         room = None if self.facts.writes is None else self.facts.writes - self.facts.answer_step
         if room is not None and len(ids) > room:
@@ -337,7 +341,7 @@ class TextCollator:
                 "template",
                 f"{fixed} slots and words of {name!r} leave no room for text in the base's {self.limit} positions",
                 f"at most {self.limit - len(columns(layout.pieces))}",
-                "fewer slots",
+                "fewer slots, or shorter words in the template",
             )
 
     def _pad(self, made: Sequence[LaidOut]) -> dict[str, Any]:

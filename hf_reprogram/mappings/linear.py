@@ -230,7 +230,8 @@ def logistic(z: np.ndarray, y: np.ndarray, inverse_penalty: float) -> tuple[np.n
     from sklearn.linear_model import LogisticRegression
 
     mean, spread = z.mean(0), z.std(0)
-    spread = np.where(spread > 1e-12, spread, 1.0)
+    # A dead feature's rounding errors are no signal, and would make its weight enormous.
+    spread = np.where(spread > max(1e-6 * np.median(spread), 1e-12), spread, 1.0)
     found = LogisticRegression(C=inverse_penalty, max_iter=2000).fit((z - mean) / spread, y)
     coef, intercept = found.coef_, found.intercept_
     if len(coef) == 1:  # two classes come as one row: the log odds of the second

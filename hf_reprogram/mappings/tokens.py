@@ -230,8 +230,8 @@ class Tokens(Mapping):
         found = {"reads": "symbols at positions", "form": self.options.form}
         if self.options.form != "full":
             return found
-        strongest = self.gamma.detach().argmax(1).tolist()
-        return found | {"strongest token of each symbol": dict(zip(self.options.symbols, strongest, strict=True))}
+        strongest = dict(zip(self.options.symbols, self.gamma.detach().argmax(1).tolist(), strict=True))
+        return found | {"ids": {"strongest token of each symbol": strongest}}
 
     def weights(self) -> tuple[list[str | int], Tensor] | None:
         return (list(range(self.gamma.shape[1])), self.gamma * self.unit) if self.options.form == "full" else None

@@ -53,7 +53,10 @@ def config_values(
         changes: fields of the config, or of one of its parts' options.
         known: fields of a ReprogramConfig.
     """
-    values, takes = preset(name)["config"], takes_labels(name)
+    values, takes, changes = preset(name)["config"], takes_labels(name), dict(changes)
+    first = values["program"] if isinstance(values["program"], dict) else {}
+    if labels is None and first.get("symbols") == LABELS and "symbols" in changes:
+        labels = list(changes.pop("symbols"))  # this preset's labels are its symbols
     if takes and (not labels or isinstance(labels, str)):
         raise ConfigError(f"from_preset({name!r})", f"labels={labels!r}", "names of the labels, or words of each")
     if labels and not takes:
@@ -74,7 +77,8 @@ def config_values(
         if not owners:
             fix = did_you_mean(field, {*known, *(n for each in options for n in each)})
             raise ConfigError(f"from_preset({name!r}).{field}", "no such option", fix=fix)
-        owners[0][field] = value
+        said = [part for part in owners if field in part]  # of several that have it, the one that the preset gives it
+        (said or owners)[0][field] = value
     return values
 
 

@@ -138,4 +138,4 @@ class Projection(Program):
         made = nn.functional.normalize(self.vectors(backbone))  # (symbols, width)
         near = (made @ nn.functional.normalize(backbone.table()).T).topk(min(NEAREST, backbone.vocab_size))
         found = zip(self.options.symbols, near.indices.tolist(), near.values.tolist(), strict=True)
-        return [{"symbol": name, "ids": ids, "cosine": values[0]} for name, ids, values in found]
+        return [{"symbol": name, "ids": {"tokens": ids}, "cosine": values[0]} for name, ids, values in found]

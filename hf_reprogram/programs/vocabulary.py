@@ -279,7 +279,7 @@ class Vocabulary(Program):
             common = Counter(map(tuple, self._contexts(batch).tolist())).most_common(SHOWN)
             contexts = torch.tensor([context for context, _ in common], device=contexts.device)
         rows: list[dict[str, Any]] = []
-        if not self.options.folded:
+        if not self.options.folded and int(self.steps):
             rows.append({"temperature": float(self.annealed), "passes in training": int(self.steps)})
         for context, found in zip(contexts.tolist(), self._likely(contexts), strict=True):
             told = {"symbol": names[context[len(context) // 2]]}

@@ -185,6 +185,7 @@ def saves_and_loads(config: ReprogramConfig, family: str) -> None:
         base, tokenizer = tiny(family)
         again = AutoReprogramModel.from_pretrained(folder, base, tokenizer, adapter_name="another")
         assert torch.equal(logits_of(again, rows_of(model)), expected), "scores after loading differ"
+        assert str(again.explain()), "a loaded program explains nothing"
         second = Path(folder) / "second"
         again.save_pretrained(second)
         for name in (WEIGHTS_FILE, CONFIG_FILE):

@@ -17,8 +17,9 @@ from ..wrap import start
 
 
 def fold(model: Any, adapter_name: str | None = None, into: str | None = None) -> None:
-    """Replace a program by its plain form, which does the same with fewer numbers (a reparametrised prompt by its
-    vectors; most have none), or put that beside it under the name `into`. None is the active program.
+    """Replace a program by its plain form, which does the same at once: a reparametrised prompt by its vectors,
+    symbols by the table that they are looked up in (most programs have none; its numbers may be more than were
+    trained). Or put that beside it under the name `into`. None is the active program.
     """
     name = adapter_name or model.active_name()
     config, tensors = plain_form(model, name)
@@ -158,8 +159,11 @@ def _start(model: Any, adapters: Sequence[str], seed: int | None, needed: bool) 
     for name, begun in zip(adapters[1:], starts[1:], strict=True):
         odd = next((key for key, tensor in begun.items() if not torch.equal(tensor, starts[0][key])), None)
         if odd is not None:
-            what = f"{odd} of {adapters[0]!r} (seed {seeds[0]}) and of {name!r} (seed {seeds[len(seeds) - 1]})"
-            raise ConfigError("start", f"{what} began with other numbers", "programs trained from one start")
+            what = f"{odd} of {adapters[0]!r} (seed {seeds[0]}) and of {name!r} (seed {seeds[adapters.index(name)]})"
+            own, other = _facts(model._config_of(adapters[0])), _facts(model._config_of(name))
+            fields = [field for field in own if own[field] != other.get(field)]
+            why = f" began with other numbers{': they differ in ' + fields[0] if fields else ''}"
+            raise ConfigError("start", what + why, "programs trained from one start")
     return starts[0]
 
 

@@ -58,6 +58,7 @@ def fit_by_score(
     learning_rate: float | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    features: Any = None,
 ) -> list[float]:
     """Train the active `vocabulary` program, and its mapping where that trains, by the base's answers alone.
 
@@ -70,6 +71,7 @@ def fit_by_score(
         learning_rate: of Adam; None is each part's own.
         seed: of the draws and of the order of the rows.
         progress: show a bar; None shows one from 20 steps on.
+        features: what integer labels stand for; a dataset brings its own.
 
     Returns:
         The mean loss over rows and draws of every epoch.
@@ -88,9 +90,10 @@ def fit_by_score(
     Papers: 1809.01829; leave-one-out as in 2201.08531.
     """
     program = _vocabulary(model, samples)
+    features = features if features is not None else getattr(rows, "features", None)
     if model.active_mapping().needs_fit:
-        model.fit_mapping(rows)
-    collator = model.collator(features=getattr(rows, "features", None))
+        model.fit_mapping(rows, features=features)
+    collator = model.collator(features=features)
     made = collator.lay_out(as_rows(rows, model.text_column()))
     odd = next((i for i, row in enumerate(made) if row.label is None), None)
     if odd is not None:

@@ -62,7 +62,7 @@ def run(recipe: Recipe) -> Result:
     wanted = wanted_columns(config, recipe.data.columns)
     labels = config.labels if config.problem_type == "single_label_classification" else None
     with arguments.main_process_first(desc="reading rows"):  # the others find what it has cached
-        rows = source.load(recipe.data, wanted, labels, recipe.seed)
+        rows = source.load(recipe.data, wanted, labels, recipe.seed, alone=config.mapping.targets() is not None)
     writes = config.problem_type == "transcription"
     base, tokenizer = load_base(recipe.base, writes or bool(getattr(config.mapping, "words", None)))
     model = get_reprogram_model(base, config, processing_class=tokenizer, seed=recipe.seed)

@@ -42,7 +42,8 @@ class DataRecipe:
             `validation` is a split of the same dataset as train.
         subset, revision: of a Hub name.
         columns: column of the template: column of the data.
-        label: column of the labels: names, or ids of `label_names` or of the dataset's own names.
+        label: column of the labels: names, or ids of `label_names` or of the dataset's own names. None where rows have
+            none, of a mapping whose texts teach themselves.
         label_names: names of integer labels, in the order of their ids.
         streaming: read train as it is used, never wholly; needs `training.max_steps` and a validation.
         validation_share: of train.
@@ -55,7 +56,7 @@ class DataRecipe:
     subset: str | None = None
     revision: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
-    label: str = "label"
+    label: str | None = "label"
     label_names: list[str] | None = None
     streaming: bool = False
     validation_share: float = 0.1

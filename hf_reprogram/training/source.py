@@ -25,7 +25,9 @@ class Source:
     names: list[str] | None
 
 
-def load(data: DataRecipe, wanted: Sequence[str], labels: Sequence[str] | None, seed: int = 0) -> Source:
+def load(
+    data: DataRecipe, wanted: Sequence[str], labels: Sequence[str] | None, seed: int = 0, alone: bool = False
+) -> Source:
     """The rows of a recipe: columns by the template's names, every label known, a validation part set aside.
 
     Args:
@@ -33,11 +35,12 @@ def load(data: DataRecipe, wanted: Sequence[str], labels: Sequence[str] | None, 
         wanted: columns of the template.
         labels: target labels, of which each row has one; None for other targets.
         seed: of the validation split.
+        alone: whether rows without a label teach themselves: no column of labels is needed.
 
     Raises:
         DataError: a missing file, dataset or column; rows without label, labels that the config does not have.
     """
-    train, names = labelled(data, wanted, labels, "data.train")
+    train, names = labelled(data, wanted, labels, "data.train", alone)
     if data.validation is not None or data.validation_split is not None:
         other = replace(
             data,
@@ -45,7 +48,7 @@ def load(data: DataRecipe, wanted: Sequence[str], labels: Sequence[str] | None, 
             split=data.validation_split or "validation",
             streaming=False,
         )
-        validation, other_names = labelled(other, wanted, labels, "data.validation")
+        validation, other_names = labelled(other, wanted, labels, "data.validation", alone)
         if names != other_names and None not in (names, other_names):
             what = f"integers stand for {other_names}, in data.train for {names}"
             raise DataError("data.validation", what, "the same names", "data.label_names")
@@ -66,13 +69,13 @@ def folder_labels(data: DataRecipe) -> list[str] | None:
 
 
 def labelled(
-    data: DataRecipe, wanted: Sequence[str], labels: Sequence[str] | None, where: str
+    data: DataRecipe, wanted: Sequence[str], labels: Sequence[str] | None, where: str, alone: bool = False
 ) -> tuple[Any, list[str] | None]:
     """(rows, names of their integer labels) of `data.train`: the wanted columns and `label`, nothing else."""
-    rows = _columns(_open(data, where), data, wanted, where)
+    rows = _columns(_open(data, where), data, wanted, where, alone)
     features = rows.features or {}
     names = data.label_names or getattr(features.get("label"), "names", None)
-    if not data.streaming:
+    if not data.streaming and "label" in rows.column_names:
         _check_labels(rows["label"], names, labels, where)
     return rows, names
 
@@ -151,16 +154,21 @@ def _format(files: list[str], where: str) -> tuple[str, dict[str, Any]]:
     return suffixes[0].removesuffix("l").removeprefix("."), {}
 
 
-def _columns(rows: Any, data: DataRecipe, wanted: Sequence[str], where: str) -> Any:
-    """The columns that are wanted, under the template's names, and the labels as `label`."""
+def _columns(rows: Any, data: DataRecipe, wanted: Sequence[str], where: str, alone: bool) -> Any:
+    """The columns that are wanted, under the template's names, and the labels as `label`, where there are any."""
     have = rows.column_names or list(next(iter(rows), {}))  # a stream of JSON does not know its columns
     unknown = next((name for name in data.columns if name not in wanted), None)
     if unknown is not None:
         place = f"data.columns.{unknown}"
         raise DataError(place, "the template has no such column", fix=did_you_mean(unknown, wanted))
-    taken = {data.columns.get(name, name): name for name in wanted} | {data.label: "label"}
-    if len(taken) <= len(wanted):
-        raise DataError("data.columns", f"{data.columns} names a column twice", "one column of the data for each")
+    if data.label is None and not alone:
+        raise DataError("data.label", "None, and the mapping learns from labels", "a column of the data")
+    taken = {data.columns.get(name, name): name for name in wanted}
+    if data.label in taken or len(taken) < len(wanted):
+        what = f"{data.columns} and label {data.label!r} name a column twice"
+        raise DataError("data.columns", what, "one column of the data for each")
+    if data.label in have or not alone:
+        taken[data.label] = "label"
     for column, name in taken.items():
         if column not in have:
             what = "no label column" if name == "label" else "no column"
@@ -200,7 +208,8 @@ def set_aside(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
 
     if len(rows) < 2:
         raise DataError("data.train", "1 row, of which none can be set aside", "at least two rows")
-    labels, everything = list(rows["label"]), list(range(len(rows)))
+    labels = list(rows["label"]) if "label" in rows.column_names else [0] * len(rows)
+    everything = list(range(len(rows)))
     kept = {"test_size": share, "random_state": seed}
     classes = labels if all(isinstance(label, str | int) for label in labels) else None  # no numbers, no sets
     try:

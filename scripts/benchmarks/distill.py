@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""An instruction of more than forty tokens taught to eight slots, without labels, for three tasks of SmolLM2-135M.
+"""An instruction of more than forty tokens taught to eight slots, without labels, for four tasks of SmolLM2-135M.
 
 The teacher is the frozen model with the instruction as text, the student the same model with eight vectors in its
 place. Taught on unlabelled training texts; judged on test texts: how often both would say the same next token at the
 answer (of 49,152), how many answers are right as label words, positions saved, and how long a row takes.
 
     python scripts/fetch_models.py smollm2-135m
-    python scripts/benchmarks/distill.py             # about an hour on one free core; saves after every cell
+    python scripts/benchmarks/distill.py             # a good hour on one free core; saves after every cell
 
-A prototype agreed on 89.6 % after 80 steps, so 120 are taken, without further choice. `--develop STEPS` measures on
-training texts and writes nothing; by it TREC was left out: instructions of 51 and 55 tokens that list the kinds of
-answers made the model worse there (30 and 32 % of 100 and 60 training questions, 47 and 45 without).
+A prototype agreed on 89.6 % after 80 steps, so 120 are taken, without further choice. Instructions were chosen by what
+they do for the teacher alone on 100 training texts (`--develop 0`, which writes nothing), no student among them: for
+TREC one by examples, since two that only list the kinds of answers made the model worse. For AG News none was found
+that helps, neither lists nor examples: it stands last, for what is taught where the instruction itself says little.
 """
 
 from __future__ import annotations
@@ -90,6 +91,34 @@ TASKS = (
         {"negative": [" negative"], "positive": [" positive"]},
     ),
     Task(
+        "mpqa",
+        "test",
+        "Classify the sentiment of the following phrase from a newspaper. Answer with exactly one word, either "
+        "positive or negative, in lower case, and do not give any explanation, any score or any other text.\nPhrase:",
+        "\nSentiment:",
+        {"negative": [" negative"], "positive": [" positive"]},
+        shortest=2,
+    ),
+    Task(
+        "trec",
+        "test",
+        "Decide what each question asks for: person, place, number, thing or description.\n"
+        "Question: Who wrote Hamlet ?\nAnswer type: person\n"
+        "Question: What city is the capital of Japan ?\nAnswer type: place\n"
+        "Question: How many legs does a spider have ?\nAnswer type: number\n"
+        "Question: What is an atom ?\nAnswer type: description\n"
+        "Question: What color is the sky ?\nAnswer type: thing\nQuestion:",
+        "\nAnswer type:",
+        {
+            "abbreviation": [" abbreviation"],
+            "entity": [" thing"],
+            "description": [" description"],
+            "human": [" person"],
+            "location": [" place"],
+            "number": [" number"],
+        },
+    ),
+    Task(
         "ag_news_10k",
         "test",
         "Read the beginning of the following news article and decide in which section of a newspaper it stood. Answer "
@@ -97,16 +126,6 @@ TASKS = (
         "comment or any other text.\nArticle:",
         "\nSection:",
         {"World": [" world"], "Sports": [" sports"], "Business": [" business"], "Sci/Tech": [" technology"]},
-    ),
-    Task(
-        "mpqa",
-        "test",
-        "Decide whether the following phrase from a news article expresses a positive or a negative opinion. Answer "
-        "with exactly one word, either positive or negative, in lower case, and do not give any explanation or any "
-        "other text.\nPhrase:",
-        "\nOpinion:",
-        {"negative": [" negative"], "positive": [" positive"]},
-        shortest=2,
     ),
 )
 
@@ -340,7 +359,7 @@ def develop(steps: int, batch: int, data: Path, names: Sequence[str]) -> None:
 def main(given: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with sst2/, ag_news_10k/ and mpqa/")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with sst2/, mpqa/, trec/ and ag_news_10k/")
     parser.add_argument("--quick", action="store_true", help="one seed, two steps, a few rows (a trial, no evidence)")
     parser.add_argument("--develop", type=int, metavar="STEPS", help="measure on training texts, write nothing")
     parser.add_argument("--batch", type=int, default=BATCH, help="with --develop")
@@ -362,14 +381,11 @@ def main(given: Sequence[str] | None = None) -> int:
     if not options.finish:
         judges = [Judge(task, options.data, count) for task in TASKS]
         for judge in judges:
-            report.cell(f"{judge.task.name}: untaught", lambda j=judge: untaught(j))
-        for seed in range(seeds):
-            for judge in judges:
-                report.cell(
-                    f"{judge.task.name}, seed {seed}", lambda j=judge, s=seed: taught(j, s, steps, BATCH, options.data)
-                )
-        for judge in judges:
-            report.cell(f"{judge.task.name}: latency", lambda j=judge: latency(j.task, options.data))
+            name = judge.task.name
+            report.cell(f"{name}: untaught", lambda j=judge: untaught(j))
+            for seed in range(seeds):
+                report.cell(f"{name}, seed {seed}", lambda j=judge, s=seed: taught(j, s, steps, BATCH, options.data))
+            report.cell(f"{name}: latency", lambda j=judge: latency(j.task, options.data))
     report.publish(summary(report.rows))
     report.finish()
     return 0

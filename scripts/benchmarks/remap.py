@@ -9,8 +9,7 @@ The program is trained through the victim (`ours`), or by its answers alone (`ou
 that read as themselves under a fitted map (`map_only`): what that row has, the program does not owe to its training.
 The map is fitted anew after every epoch; the best state on validation rows is judged, the untrained one among them.
 Rate (0.1) and start (`keep` 0.99) were found on validation rows of names18 and dna_splice in another draw, and hold
-for all: no rate from 0.02 to 2 made the untrained start better there, and at 0.5 most of it was lost for an epoch;
-with `keep` 0.5 mixtures of tokens were 9 and 33 points worse than the likeliest token.
+for all.
 
     python scripts/fetch_models.py minilm-l6
     python scripts/benchmarks/remap.py          # an hour on one free core; saves after every cell, resumes
@@ -279,7 +278,8 @@ def rows(plan: Plan, task: Task, seed: int) -> tuple[Rows, Rows, Rows]:
     train, validation = draw(read(task, "train", plan.data), plan.rows[:2], seed)
     test = read(task, "test", plan.data)
     random.Random(0).shuffle(test)
-    return train, validation, test[task.seen : task.seen + plan.rows[2]]
+    unseen = test[task.seen :] or test  # of a trial's few rows all
+    return train, validation, unseen[: plan.rows[2]]
 
 
 def cells(plan: Plan) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:

@@ -13,7 +13,7 @@ from benchmarks.floor import ShapeRecorder
 from transformers import TrainingArguments
 
 import hf_reprogram as hr
-from hf_reprogram.errors import ConfigError, UsageError
+from hf_reprogram.errors import ConfigError, DataError, UsageError
 from hf_reprogram.symbols import stand_ins
 from hf_reprogram.testing import tiny
 
@@ -219,7 +219,18 @@ def test_explain_and_weights_name_source_tokens() -> None:
     sources, weights = mapping.weights()
     assert len(sources) == weights.shape[1] and weights.shape[0] == 26
     assert (
-        mapping.explain()["strongest token of each symbol"]["c"]
+        mapping.explain()["ids"]["strongest token of each symbol"]["c"]
         == stand_ins(list(ascii_lowercase), tiny("bert")[1])[2]
     )
     assert _model(form="free").active_mapping().weights() is None
+    assert "strongest token of each symbol: {'a': 'a'" in str(_model().explain())  # by name
+
+
+def test_an_end_is_no_part_of_a_text_and_counts_in_its_score() -> None:
+    model = _model("llama", end="z")
+    with pytest.raises(DataError, match="'cza' has 'z' in it, which ends a text"):
+        model.collator()([{"text": "ab", "label": "cza"}])
+    with pytest.raises(UsageError, match="predict.top_k.: 3, and the program writes one text"):
+        model.predict(["ab"], top_k=3)
+    with pytest.raises(UsageError, match="pipeline.num_beams.: an option of the base's own generate"):
+        hr.pipeline("text-generation", model)("ab", num_beams=2)

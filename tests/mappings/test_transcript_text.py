@@ -119,7 +119,7 @@ def test_a_target_is_never_cut_and_the_text_is() -> None:
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        (3, r"rows\[0\]\['label'\]: 3 is a int. Expected the text that is to be written"),
+        (3, r"rows\[0\]\['label'\]: int 3 is no text. Expected the text that is to be written"),
         ("  ", r"rows\[0\]\['label'\]: '  ' is empty"),
         ("zebra", r"rows\[0\]\['label'\]: 'zebra' has parts that the tokenizer does not know"),
     ],
@@ -127,6 +127,20 @@ def test_a_target_is_never_cut_and_the_text_is() -> None:
 def test_labels_that_are_no_texts(label: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         _model("llama").collator()([{"text": "so good", "label": label}])
+
+
+def test_labels_that_stand_for_texts() -> None:
+    """Ids of a dataset's classes are written by the names of these."""
+    model = _model("llama")
+    (row,) = model.collator(features=["bad film", "good film"]).lay_out([{"text": "so good", "label": 1}])
+    assert row.label == model.collator().lay_out([{"text": "so good", "label": "good film"}])[0].label
+
+
+def test_a_pipeline_keeps_to_the_program_s_length() -> None:
+    """With options too: as many tokens as `most`, and no space before them."""
+    model = _model("llama")
+    (told,) = hr.pipeline(model=model)("so good", do_sample=False)
+    assert told["generated_text"] == model.predict(["so good"])[0]["text"]
 
 
 def test_rows_without_targets() -> None:

@@ -74,9 +74,13 @@ class TestStart:
 def test_explain_names_the_nearest_tokens(options: dict) -> None:
     model = _model(**options)
     rows = model.active_programs()[0].explain(model.backbone)
-    assert [row["symbol"] for row in rows] == list(ascii_lowercase) and all(len(row["ids"]) == 5 for row in rows)
+    assert [row["symbol"] for row in rows] == list(ascii_lowercase) and all(
+        len(row["ids"]["tokens"]) == 5 for row in rows
+    )
     if not options:
-        assert rows[2]["ids"][0] == stand_ins(["a", "b", "c"], tiny("bert")[1])[2] or rows[2]["cosine"] > 0.999
+        assert (
+            rows[2]["ids"]["tokens"][0] == stand_ins(["a", "b", "c"], tiny("bert")[1])[2] or rows[2]["cosine"] > 0.999
+        )
 
 
 @pytest.mark.parametrize(

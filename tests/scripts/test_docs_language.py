@@ -30,6 +30,6 @@ def test_the_table_the_gains_and_what_is_missing() -> None:
     told = language({"rows": rows, "settings": settings, "command": "python x.py", "commit": "0123456789abcdef"})
     assert "| linear probe of the same states, no program | 86.0 |" in told
     assert "- TREC, 3 seeds: +4.0 (+3.0 to +5.0) over the probe; -3.0 (-4.0 to -2.0) over LoRA." in told
-    assert "Mean gain over the probe: +4.0 (1 tasks)." in told and "not measured yet: MR." in told
-    assert "random weights" not in told
+    assert "Mean gain over the probe: +4.0 (1 tasks)." in told and "not measured yet: MR, five vectors" in told
+    assert "| both on a MiniLM of random weights" not in told
     assert told.endswith("`python x.py` at 0123456789ab.")

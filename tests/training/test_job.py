@@ -14,7 +14,7 @@ import torch
 import hf_reprogram as hr
 from hf_reprogram.artefact import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hf_reprogram.cli import main
-from hf_reprogram.errors import ConfigError
+from hf_reprogram.errors import ConfigError, DataError
 from hf_reprogram.testing import AUDIO_ROWS, ROWS, tiny
 from hf_reprogram.training import job
 from hf_reprogram.training.recipe import load
@@ -325,3 +325,24 @@ def test_a_run_that_teaches_texts(recipe: Path) -> None:
     assert {"cer", "wer", "loss"} <= set(result.record["metrics"])
     assert set(result.record["baselines"]) == {"untrained"}
     assert {"text", "score"} == set(hr.AutoReprogramModel.from_pretrained(recipe.parent / "out").predict(ROWS)[0])
+
+
+def test_a_run_of_texts_that_teach_themselves(recipe: Path) -> None:
+    """No column of labels, or one that means something else and is left out."""
+    head, _, tail = TEXT.partition("config:")
+    tail = tail[tail.index("training:") :]
+    parts = "preset: reprogbert\noptions: {labels: [a, b, c, d, e, f, g, h]}\n"
+    text = head.replace("rows.jsonl", "abc.jsonl") + parts + tail
+    base, tokenizer = tiny("bert")
+    base.save_pretrained(recipe.parent / "base")
+    tokenizer.save_pretrained(recipe.parent / "base")
+    rows = [{"text": "abcdefgh"[i % 3 :], "label": i} for i in range(12)]
+    (recipe.parent / "abc.jsonl").write_text("\n".join(json.dumps({"text": row["text"]}) for row in rows))
+    recipe.write_text(text)
+    assert {"recovery", "perplexity"} <= set(job.run(load(recipe)).record["metrics"])
+    (recipe.parent / "abc.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe.write_text(text.replace("data: {", "data: {label: null, ").replace("output: out", "output: out2"))
+    assert job.run(load(recipe)).record["steps"] > 0
+    recipe.write_text(TEXT.replace("data: {", "data: {label: null, "))
+    with pytest.raises(DataError, match="data.label: None, and the mapping learns from labels"):
+        job.run(load(recipe))

@@ -163,7 +163,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {"columns": {"txt": "text"}},
         "data.columns.txt.*did you mean 'text'",
     ),
-    "a label for a text": (ROWS, {"columns": {"text": "label"}}, "names a column twice"),
+    "a label for a text": (ROWS, {"columns": {"text": "label"}}, "name a column twice"),
     "an unknown label": (_rows(["positive", "negativ"] * 4), {}, "unknown label 'negativ'.*did you mean 'negative'"),
     "integers that nothing names": (
         _rows([0, 1] * 4),
