@@ -35,6 +35,7 @@ _NAMES = {
     "get_reprogram_model": "model",
     "make_trainer": "training.trainer",
     "fit_by_score": "tools.score_function",
+    "labels_by_name": "tools.semantic",
     "option": "registry",
     "pipeline": "pipelines",
     "plot_mapping": "tools.figures",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ..batch import Reading, Readout
 from ..errors import ConfigError, DataError
 from ..registry import option
-from .base import Mapping, MappingOptions
+from .base import EstimatedOptions, Mapping
 
 
 SOURCES = 256  # of a vocabulary, where nobody says how many
@@ -20,7 +21,7 @@ STILL = 1e-12  # deviation of an output that never moves
 
 
 @dataclass
-class ScoreOptions(MappingOptions):
+class ScoreOptions(EstimatedOptions):
     """Options of maps that are estimated from the base's own scores.
 
     Example:
@@ -113,11 +114,17 @@ class ScoreMapping(Mapping):
         if missing:
             raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
         mean = z.mean(0) if self.options.centred else np.zeros(z.shape[1])
-        kept = likeliest(z - mean, len(self.indices))
+        kept = likeliest(z - mean, len(self.indices), self.always)
+        self.indices.copy_(torch.from_numpy(kept))
         matrix, bias = self.weigh_sources(z[:, kept] - mean[kept], member)
-        for name, found in (("indices", kept), ("matrix", matrix), ("mean", mean[kept]), ("bias", bias)):
+        for name, found in (("matrix", matrix), ("mean", mean[kept]), ("bias", bias)):
             getattr(self, name).copy_(torch.from_numpy(np.ascontiguousarray(found)))
         self.fitted.fill_(1)
+
+    @property
+    def always(self) -> list[int]:
+        """Source labels that are kept whatever the base says."""
+        return []
 
     def weigh_sources(self, z: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The map of some rows.
@@ -153,8 +160,9 @@ def probabilities(z: np.ndarray) -> np.ndarray:
     return p / p.sum(1, keepdims=True)
 
 
-def likeliest(z: np.ndarray, count: int) -> np.ndarray:
-    """(count,) the source labels with the largest mean probability, in their own order; still ones come last.
+def likeliest(z: np.ndarray, count: int, always: Sequence[int] = ()) -> np.ndarray:
+    """(count,) the source labels with the largest mean probability, in their own order; still ones come last, those
+    of `always` first.
 
     Example:
 
@@ -165,9 +173,5 @@ def likeliest(z: np.ndarray, count: int) -> np.ndarray:
         return np.arange(count)
     mass = probabilities(z).mean(0)
     mass[z.std(0) < STILL] = -1.0
+    mass[list(always)] = 2.0
     return np.sort(np.argsort(-mass, kind="stable")[:count])
-
-
-def moving(z: np.ndarray) -> np.ndarray:
-    """(K,) whether a source label's score moves at all over the rows; of one row all do."""
-    return z.std(0) >= STILL if len(z) > 1 else np.ones(z.shape[1], dtype=bool)

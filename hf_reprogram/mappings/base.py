@@ -12,7 +12,7 @@ from ..batch import Batch, Reading, Readout
 from ..errors import ConfigError, UsageError
 from ..losses import LOSSES
 from ..metrics import metrics
-from ..registry import Options
+from ..registry import Options, option
 from ..symbols import Targets
 
 
@@ -77,6 +77,16 @@ class MappingOptions(Options):
                 "(AutoModelForCausalLM, AutoModelForMaskedLM), transcript a model that writes, ctc another one that "
                 "hears: on='tokens' its CTC head, on='state' its encoder",
             )
+
+
+@dataclass
+class EstimatedOptions(MappingOptions):
+    """Options of a mapping that is estimated from rows, which may be done again while a program trains under it."""
+
+    refit_every: int | None = option(
+        None, "Epochs of training after which the map is estimated anew; None keeps the first.", low=1, high=10**6
+    )
+    refit_until: float = option(0.75, "Share of training after which it stays as it is.", low=0.0, high=1.0)
 
 
 class Mapping(nn.Module):

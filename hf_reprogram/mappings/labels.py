@@ -13,14 +13,16 @@ from torch import Tensor
 from ..batch import Reading, Readout
 from ..errors import ConfigError, DataError, did_you_mean
 from ..registry import option
-from .base import Mapping, MappingOptions, check_enough, log_probabilities, says_several
+from .base import EstimatedOptions, Mapping, check_enough, log_probabilities, says_several
 
 
 logger = logging.getLogger(__name__)
 
+COUNTING = ("frequency", "assignment")  # methods that learn from labelled rows
+
 
 @dataclass
-class LabelsConfig(MappingOptions):
+class LabelsConfig(EstimatedOptions):
     """Options of `labels`. The target labels are those of `ReprogramConfig.labels`.
 
     Example:
@@ -38,9 +40,10 @@ class LabelsConfig(MappingOptions):
     )
     method: str = option(
         "frequency",
-        "How they are chosen: frequency (what the base says most often for rows of the label; needs labelled rows, "
-        "once), random, blocks (the first so many for the first label, the next for the second), or given (`groups`).",
-        choices=("frequency", "random", "blocks", "given"),
+        "How they are chosen: frequency (what the base says most often for rows of the label, the most frequent pair "
+        "first), assignment (by the same counts, the largest sum of all); both need labelled rows, once. random, "
+        "blocks (the first so many for the first label, the next for the second), or given (`groups`).",
+        choices=("frequency", "assignment", "random", "blocks", "given"),
     )
     groups: dict[str, list[str | int]] | None = option(
         None, "With method='given': the base's classes that each target label stands for, by name or number."
@@ -60,10 +63,13 @@ class LabelsConfig(MappingOptions):
             raise ConfigError(
                 "LabelsConfig.reduce", "'logsumexp' of probabilities", "'mean' or 'sum'", "scores='logits'"
             )
-        if self.soft and self.method != "frequency":
+        if self.soft and self.method not in COUNTING:
             raise ConfigError(
                 "LabelsConfig.soft", f"True with method={self.method!r}, which counts nothing", "method='frequency'"
             )
+        if self.refit_every is not None and self.method not in COUNTING and not self.centred:
+            what = f"{self.refit_every} with method={self.method!r}, centred=False, which estimates nothing"
+            raise ConfigError("LabelsConfig.refit_every", what, "None", "method='frequency'")
         if (self.method == "given") != (self.groups is not None):
             what = f"{'None' if self.groups is None else 'given'} with method={self.method!r}"
             raise ConfigError("LabelsConfig.groups", what, 'method="given", groups={"cat": ["tabby"], ...}')
@@ -107,10 +113,14 @@ class Labels(Mapping):
       k over the rows of c, divided by their sum over all rows. Where fewer source labels than target labels ever come
       first, hard counts say nothing, and soft ones are taken (logged).
 
+    - `assignment`: the groups with the largest sum of F (scipy's linear_sum_assignment, each label as often as it gets
+      source labels).
+
     A probability is the softmax over the source labels, or the sigmoid where a row of the base's own task may have
     several (its config's `problem_type`). `mean` and `sum` of probabilities are log of their mean or sum; the loss's
     softmax then divides by the sum over the target labels, so that source labels that nobody has do not count. Groups
     that are not given are of one size, so that no label has a head start in a sum. Ties go to the lowest index.
+    `refit_every=1` chooses anew after each epoch under the program as it is then (iterative label mapping).
 
     Shapes: readout (batch, K), or (batch, labels * per_label) once fitted on a vocabulary: only the chosen rows are
     read then; logits (batch, labels).
@@ -139,11 +149,11 @@ class Labels(Mapping):
 
     @property
     def estimated(self) -> str:
-        return "once" if self.options.method == "frequency" or self.options.centred else "never"
+        return "once" if self.fit_needs_labels or self.options.centred else "never"
 
     @property
     def fit_needs_labels(self) -> bool:
-        return self.options.method == "frequency"
+        return self.options.method in COUNTING
 
     @torch.no_grad()
     def initialise(self, backbone: Any, generator: torch.Generator) -> None:
@@ -211,7 +221,7 @@ class Labels(Mapping):
         if self.options.scores == "probabilities":
             z = log_probabilities(z, self.several)
         mean = z.mean(0)
-        if self.options.method == "frequency":
+        if self.fit_needs_labels:
             z = z - mean if self.options.centred else z
             self.indices.copy_(torch.from_numpy(self._choose(z.numpy(), labels.cpu().numpy())))
         if self.options.centred:
@@ -233,7 +243,8 @@ class Labels(Mapping):
             counts = frequencies(z, member, True)
         # An output that never moves says nothing; it is used only where there are not enough others.
         counts[(z.std(0) < 1e-12) & (len(z) > 1)] -= counts.max() + 1
-        return greedy(counts, self.indices.shape[1])
+        choose = greedy if self.options.method == "frequency" else assigned
+        return choose(counts, self.indices.shape[1])
 
     def explain(self) -> dict[str, Any]:
         chosen = [[self.names.get(i, i) for i in row if i >= 0] for row in self.indices.tolist()]
@@ -290,3 +301,17 @@ def greedy(counts: np.ndarray, each: int) -> np.ndarray:
         if len(chosen[c]) == each:
             left[:, c] = -np.inf
     return np.array(chosen)
+
+
+def assigned(counts: np.ndarray, each: int) -> np.ndarray:
+    """`each` source labels for every target label with the largest sum: (K, labels) -> (labels, each).
+
+    Example:
+
+        >>> assigned(np.array([[5, 4, 0], [4, 0, 0], [0, 3, 1]]), 1).tolist()  # 9; the most frequent first give 8
+        [[1], [0], [2]]
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    sources, owners = linear_sum_assignment(np.repeat(counts, each, axis=1), maximize=True)
+    return np.array([np.sort(sources[owners // each == c]) for c in range(counts.shape[1])])

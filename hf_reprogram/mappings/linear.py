@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from ..batch import Reading, Readout
 from ..errors import ConfigError, DataError
 from ..registry import option
-from .base import Mapping, MappingOptions, one_token
+from .base import EstimatedOptions, Mapping, one_token
 
 
 @dataclass
-class LinearConfig(MappingOptions):
+class LinearConfig(EstimatedOptions):
     """Options of `linear`. The labels are those of `ReprogramConfig.labels`.
 
     Example:
@@ -61,6 +61,9 @@ class LinearConfig(MappingOptions):
         if self.parts > 1 and (self.on != "state" or self.pool not in ("mean", "statistics")):
             what = f"{self.parts} with on={self.on!r}, pool={self.pool!r}"
             raise ConfigError("LinearConfig.parts", what, "on='state' and pool='mean' or 'statistics'")
+        if self.refit_every is not None and self.solver == "gradient":
+            what = f"{self.refit_every} with solver='gradient', which learns all along"
+            raise ConfigError("LinearConfig.refit_every", what, "None", "solver='ridge'")
         if self.start != "random" and self.solver != "gradient":
             raise ConfigError("LinearConfig.start", f"{self.start!r} with solver={self.solver!r}", "solver='gradient'")
 

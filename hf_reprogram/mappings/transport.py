@@ -23,7 +23,10 @@ class TransportConfig(ScoreOptions):
 
     type: str = field(default="transport", init=False)
     mass: float = option(
-        1.0, "How much of what the base says is shared out; below 1 what fits no label is left over.", low=0.01, high=1.0
+        1.0,
+        "How much of what the base says is shared out; below 1 what fits no label is left over.",
+        low=0.01,
+        high=1.0,
     )
     smoothing: float = option(1.0, "As of `bayesian`, whose weights are the gain.", low=0.0, high=1e6)
 

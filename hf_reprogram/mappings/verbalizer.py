@@ -29,7 +29,12 @@ class VerbalizerConfig(MappingOptions):
     words: dict[str, list[str]] = option(
         {}, "Label words of each class, as they follow the template (mind the space)."
     )
-    reduce: str = option("mean", "How the words of a class become its score.", choices=("mean", "logsumexp", "max"))
+    reduce: str = option(
+        "mean",
+        "How the words of a class become its score; top is the mean of the `best` of them for the row.",
+        choices=("mean", "logsumexp", "max", "top"),
+    )
+    best: int = option(3, "So many words, where reduce='top'.", low=1, high=10**6)
     rows: str = option("fixed", "Use the base's label rows, or train copies of them.", choices=("fixed", "trained"))
     calibration: str | None = option(
         None,
@@ -142,8 +147,9 @@ class Verbalizer(Mapping):
     """score_c = reduce over the label words w of class c of logit_w, minus offset_c.
 
     `mean` averages; `logsumexp` is log of the mean of exp (so that a class with more words has no head start); `max`
-    takes the best word. With `rows="trained"` logit_w = h . v_w + b_w on the state h after the head's transform, and
-    v, b start at the base's label rows (WARP's soft verbalizer).
+    takes the best word, `top` averages the `best` of each row (several phrases for a class, 2501.13982). With
+    `rows="trained"` logit_w = h . v_w + b_w on the state h after the head's transform, and v, b start at the base's
+    label rows (WARP's soft verbalizer).
 
     Where a word has several tokens t_1 ... t_m, logit_w of every word is its exact log-probability, the sum over j of
     log p(t_j | row, t_1 ... t_(j-1)) (`length="mean"` divides by m): the row is laid out once per word and costs as
@@ -165,7 +171,7 @@ class Verbalizer(Mapping):
 
     Options = VerbalizerConfig
     learning_rate = 1e-3
-    paper = "2101.00121, 2102.09690, 2104.08315, 2309.17249"
+    paper = "2101.00121, 2102.09690, 2104.08315, 2309.17249, 2501.13982"
     example = {"words": {"negative": [" bad", " poor"], "positive": [" good"]}}
 
     def __init__(self, options: VerbalizerConfig, backbone: Any, labels: list[str], problem_type: str) -> None:
@@ -235,6 +241,9 @@ class Verbalizer(Mapping):
             return torch.stack([g.logsumexp(1) - math.log(g.shape[1]) for g in groups], 1)  # (batch, classes)
         if self.options.reduce == "max":
             return torch.stack([g.amax(1) for g in groups], 1)
+        if self.options.reduce == "top":
+            best = self.options.best
+            return torch.stack([g.topk(min(best, g.shape[1]), 1).values.mean(1) for g in groups], 1)
         return torch.stack([g.mean(1) for g in groups], 1)
 
     def forward(self, readout: Readout) -> Tensor:

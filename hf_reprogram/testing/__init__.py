@@ -56,6 +56,8 @@ def mapping_config(name: str, family: str = "llama") -> ReprogramConfig:
     options = method_class("mapping", name).Options(**method_class("mapping", name).example)
     # Who gives out the base's own output has no labels of the user's, and who writes texts names its own.
     labels = None if "base" in options.reads() or options.problem_type else LABELS
+    if options.problem_type == "regression":
+        labels = ["value"]
     program = _placed(_PROMPT, family) if reads(family) else "none"
     return ReprogramConfig(program=program, mapping=options, labels=labels, canvas=_canvas(family))
 

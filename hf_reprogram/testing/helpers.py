@@ -25,8 +25,11 @@ ROWS = [
 
 
 def rows_of(model: ReprogramModel) -> list[dict[str, Any]]:
-    """Rows that a model can take: `ROWS`, or `AUDIO_ROWS` for one that hears."""
-    return AUDIO_ROWS if model.backbone.modality == "audio" else ROWS
+    """Rows that a model can take: `ROWS`, or `AUDIO_ROWS` for one that hears; with numbers where it tells numbers."""
+    rows = AUDIO_ROWS if model.backbone.modality == "audio" else ROWS
+    if model.problem_type() != "regression":
+        return rows
+    return [{**row, "label": float(i)} for i, row in enumerate(rows)]
 
 
 def unlabelled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

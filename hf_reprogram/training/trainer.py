@@ -13,7 +13,7 @@ from ..data.rows import label_columns, undecoded
 from ..errors import DataError, UsageError
 from ..features import FrozenRows
 from .cache import FrozenCollator, frozen
-from .estimation import estimate
+from .estimation import Refit, estimate, refits
 from .sampling import LengthBuckets
 from .watch import Watch
 
@@ -29,6 +29,8 @@ class ReprogramTrainer(Trainer):
     def __init__(self, *args: Any, features: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.features, self.watch = features, Watch(self.model)
+        if refits(self.model):
+            self.add_callback(Refit(self.model, self.train_dataset, features))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train; first the mapping is estimated where it needs that (a checkpoint brings its own)."""
@@ -194,7 +196,7 @@ def _check_stream(model: Any, args: TrainingArguments) -> None:
         raise UsageError(
             "TrainingArguments.max_steps", "not set, and train_dataset streams without a length", "a number of steps"
         )
-    if model.active_mapping().needs_fit:
+    if model.active_mapping().needs_fit or refits(model):
         raise UsageError(
             "train_dataset",
             "streams, and the mapping is estimated from all rows",
