@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cache, partial
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -60,6 +61,8 @@ class Backbone:
     @property
     def gives(self) -> frozenset[str]:
         """Kinds of Reading that this base can answer."""
+        if self.kind == "causal" and not _goes_on(type(self.base)):
+            return self._kind.gives - {"text"}
         return self._kind.gives
 
     @property
@@ -156,3 +159,10 @@ class Backbone:
         for name, parameter in self.base.named_parameters(remove_duplicate=False):
             parameter.requires_grad_(self.trained.get(name, parameter.requires_grad))
         self.ledger = []
+
+
+@cache
+def _goes_on(cls: type) -> bool:
+    """Whether transformers lets a model go on from embeddings (Falcon-H1 it does not)."""
+    prepare = getattr(cls, "prepare_inputs_for_generation", None)
+    return prepare is not None and "inputs_embeds" in signature(prepare).parameters

@@ -368,14 +368,14 @@ class TextBackbone(Backbone):
         return replace(batch, attention_mask=batch.attention_mask * (batch.slot_index < 0), slot_index=None)
 
     def generate(self, batch: Batch, **options: Any) -> Tensor:
-        """The base's own `generate` on embedded rows; new tokens only, (batch, new), or its output object with these
-        as `sequences`.
+        """The base's own `generate` on embedded rows: (batch, new) tokens, or its output object with these.
 
         Raises:
-            UsageError: a base that writes nothing, options that cannot be met on embedded rows.
+            UsageError: a base that writes nothing, options that cannot be met.
         """
-        if self.kind not in ("causal", "seq2seq"):
-            raise UsageError("generate", f"{type(self.base).__name__} writes no text", "a causal or seq2seq base")
+        if "text" not in self.gives:
+            what = f"{type(self.base).__name__} writes no text after vectors"
+            raise UsageError("generate", what, "a causal or seq2seq base")
         return self._go_on(batch, (), options)
 
     def write(self, batch: Batch, language: str | None, most: int | None) -> list[tuple[list[int], float]]:

@@ -95,8 +95,12 @@ def _gap(a: Tensor, b: Tensor) -> float:
 
 
 def close(a: Tensor, b: Tensor, limit: float, what: str) -> None:
-    """Raise where two tensors differ in shape, or by more than `limit`; names what and how much."""
+    """Raise where two tensors differ in shape, or by more than `limit`; names what and how much.
+
+    Where the largest number is above one, as of the log-probabilities of texts, it may differ by as much more.
+    """
     gap = _gap(a, b) if a.shape == b.shape else float("nan")
+    limit *= max(1.0, b.nan_to_num(neginf=0.0).abs().max().item())
     assert gap <= limit, (
         f"{what}: difference {gap:.3g} of shapes {tuple(a.shape)}, {tuple(b.shape)}; allowed {limit:g}"
     )

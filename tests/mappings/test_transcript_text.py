@@ -191,3 +191,14 @@ def test_the_card_says_what_it_does(tmp_path: Path) -> None:
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "pipeline_tag: text-generation" in card and "model.predict(" in card
     assert json.loads((tmp_path / "adapter_config.json").read_text())["problem_type"] == "transcription"
+
+
+def test_a_base_that_cannot_go_on_from_vectors_is_refused() -> None:
+    """transformers' Falcon-H1 takes ids alone in `generate`: said when the program is made, not when it writes."""
+    base, tokenizer = tiny("falcon_h1")
+    config = hr.ReprogramConfig(program=hr.PromptConfig(template="{prompt:2} {text}{answer}"), mapping="transcript")
+    with pytest.raises(ConfigError, match="'transcript' reads text, and a FalconH1ForCausalLM gives base"):
+        hr.get_reprogram_model(base, config, tokenizer)
+    plain = hr.ReprogramConfig(program=hr.PromptConfig(template="{prompt:2} {text}"), mapping="none")
+    with pytest.raises(UsageError, match="FalconH1ForCausalLM writes no text after vectors"):
+        hr.get_reprogram_model(base, plain, tokenizer).generate(["a bad day"])
