@@ -183,7 +183,10 @@ class TestResidual:
         ("options", "says"),
         [
             ({"words": {"negative": " bad", "positive": " bad"}}, "a word of its own"),
-            ({"words": {"negative": " bad", "positive": " good"}, "sources": 1}, "sources: 1 with 2 words.*at least 2"),
+            (
+                {"words": {"negative": " bad", "positive": " good"}, "sources": 1},
+                "sources: 1 with 2 words.*at least 2",
+            ),
             ({"words": {"negative": " bad", "positive": " good"}, "on": "classes"}, "on='vocabulary'"),
             ({"sources": 1}, "fewer target labels|at most"),
         ],
@@ -229,7 +232,9 @@ class TestAll:
     @pytest.mark.parametrize("kind", TYPES)
     def test_of_a_vocabulary_it_keeps_the_likeliest_and_reads_no_more(self, kind: str) -> None:
         model = model_of("llama", labels=LABELS, type=kind, sources=4)
-        rows = [{"text": text, "label": label} for text, label in (("so good", LABELS[1]), ("a bad day", LABELS[0]))] * 4
+        rows = [
+            {"text": text, "label": label} for text, label in (("so good", LABELS[1]), ("a bad day", LABELS[0]))
+        ] * 4
         assert model.active_mapping().reading().ids is None
         model.fit_mapping(rows)
         assert len(model.active_mapping().reading().ids) == 4

@@ -1,0 +1,40 @@
+"""Classes of a base for labels by their names."""
+
+from __future__ import annotations
+
+import pytest
+
+import hf_reprogram as hr
+from hf_reprogram.errors import ConfigError, UsageError
+from hf_reprogram.testing import ROWS, tiny
+
+
+NAMES = {0: "good_day", 1: "bad", 2: "my phone", 3: "a book", 4: "terrible", 5: "love", 6: "fine"}
+
+
+def named() -> object:
+    base = tiny("bert-classifier")[0]
+    base.config.id2label = {i: NAMES[i] for i in range(base.config.num_labels)}
+    return base
+
+
+def test_a_name_finds_itself_and_every_class_goes_once() -> None:
+    base = named()
+    found = hr.labels_by_name(base, ["bad", "good day", "love"], *tiny("bert-encoder"), per_label=2)
+    assert [found.groups[label][0] in (label, label.replace(" ", "_")) or label.replace(" ", "_") in found.groups[label]
+            for label in ("bad", "good day", "love")] == [True] * 3  # fmt: skip
+    used = [name for group in found.groups.values() for name in group]
+    assert len(used) == len(set(used)) == 6
+    model = hr.get_reprogram_model(base, hr.ReprogramConfig(mapping=found), tiny("bert-classifier")[1])
+    model.fit_mapping([row["text"] for row in ROWS])
+    assert model.predict("so good")[0]["label"] in ("bad", "good day", "love")
+
+
+def test_what_is_refused() -> None:
+    plain = tiny("bert-classifier")[0]
+    with pytest.raises(UsageError, match="have no names.*method='frequency'"):
+        hr.labels_by_name(plain, ["a", "b"], *tiny("bert-encoder"))
+    with pytest.raises(ConfigError, match="the base has 7"):
+        hr.labels_by_name(named(), ["a", "b"], *tiny("bert-encoder"), per_label=4)
+    with pytest.raises(ConfigError, match="each label once"):
+        hr.labels_by_name(named(), ["a", "a"], *tiny("bert-encoder"))
