@@ -76,7 +76,8 @@ class Knowledge(Mapping):
     Options = KnowledgeConfig
     learning_rate = 5e-2
     paper = "2108.02035"
-    example = {"words": {"negative": [" bad", " poor", " terrible"], "positive": [" good", " love"]}}
+    # Nothing is dropped: where all but the first words go, their weights have no gradient.
+    example = {"words": {"negative": [" bad", " poor", " terrible"], "positive": [" good", " love"]}, "dropped": 0.0}
 
     def __init__(self, options: KnowledgeConfig, backbone: Any, labels: list[str], problem_type: str) -> None:
         super().__init__(options, backbone, labels, problem_type)

@@ -62,7 +62,9 @@ def test_end_to_end(tmp_path: Path) -> None:
     model.fit_mapping(RATED)
     found = model.predict(ROWS[:2])
     model.save_pretrained(tmp_path)
-    again = hr.AutoReprogramModel.from_pretrained(tmp_path, base_model=tiny("llama")[0])
+    again = hr.AutoReprogramModel.from_pretrained(
+        tmp_path, base_model=tiny("llama")[0], processing_class=tiny("llama")[1]
+    )
     assert [a["score"] for a in again.predict(ROWS[:2])] == pytest.approx([a["score"] for a in found])
     assert found[0]["label"] == "stars"
     assert model.evaluate(RATED)["mse"] <= np.var([row["label"] for row in RATED]) + 1e-6

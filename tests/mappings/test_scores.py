@@ -1,5 +1,7 @@
-"""Maps of the base's own scores (`bayesian`, `transport`, `prototype`, `residual`): fixture F1 of the reference by hand,
-an independent formula beside each, what is read and kept, and what is refused."""
+"""Maps of the base's own scores (`bayesian`, `transport`, `prototype`, `residual`).
+
+Fixture F1 of the reference by hand, an independent formula beside each, what is read and kept, what is refused.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,7 @@ class TestPrototype:
     def test_is_the_nearest_mean(self, standardised: bool) -> None:
         mapping = fitted(type="prototype", standardised=standardised)
         z = (Z - Z.mean(0)) / (Z.std(0) if standardised else 1.0)
-        means = np.stack([z[Y == c].mean(0) for c in range(3)])
+        means = np.stack([z[c == Y].mean(0) for c in range(3)])
         nearest = np.square(z[:, None] - means).sum(2).argmin(1)
         assert mapping(Readout(torch.from_numpy(Z))).argmax(1).tolist() == nearest.tolist()
 
