@@ -61,9 +61,6 @@ class LinearConfig(EstimatedOptions):
         if self.parts > 1 and (self.on != "state" or self.pool not in ("mean", "statistics")):
             what = f"{self.parts} with on={self.on!r}, pool={self.pool!r}"
             raise ConfigError("LinearConfig.parts", what, "on='state' and pool='mean' or 'statistics'")
-        if self.refit_every is not None and self.solver == "gradient":
-            what = f"{self.refit_every} with solver='gradient', which learns all along"
-            raise ConfigError("LinearConfig.refit_every", what, "None", "solver='ridge'")
         if self.start != "random" and self.solver != "gradient":
             raise ConfigError("LinearConfig.start", f"{self.start!r} with solver={self.solver!r}", "solver='gradient'")
 
@@ -115,6 +112,9 @@ class Linear(Mapping):
         if self._logistic and problem_type != "single_label_classification":
             name, other = ("solver", "gradient") if options.solver == "logistic" else ("start", "random")
             raise ConfigError(f"LinearConfig.{name}", f"'logistic' for {problem_type}", f"'ridge' or {other!r}")
+        if options.refit_every is not None and options.solver == "gradient":
+            what = f"{options.refit_every} with solver='gradient', which learns all along"
+            raise ConfigError("LinearConfig.refit_every", what, "None", "solver='ridge'")
         self.names = backbone.base.config.id2label if options.on == "classes" else {}
         size = {
             "state": lambda: backbone.state_size(options.pool, options.layer, options.parts),
