@@ -115,9 +115,8 @@ class ScoreMapping(Mapping):
             raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
         mean = z.mean(0) if self.options.centred else np.zeros(z.shape[1])
         kept = likeliest(z - mean, len(self.indices), self.always)
-        self.indices.copy_(torch.from_numpy(kept))
-        matrix, bias = self.weigh_sources(z[:, kept] - mean[kept], member)
-        for name, found in (("matrix", matrix), ("mean", mean[kept]), ("bias", bias)):
+        matrix, bias = self.weigh_sources(self.options, z[:, kept] - mean[kept], member, kept)
+        for name, found in (("indices", kept), ("matrix", matrix), ("mean", mean[kept]), ("bias", bias)):
             getattr(self, name).copy_(torch.from_numpy(np.ascontiguousarray(found)))
         self.fitted.fill_(1)
 
@@ -126,12 +125,17 @@ class ScoreMapping(Mapping):
         """Source labels that are kept whatever the base says."""
         return []
 
-    def weigh_sources(self, z: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    @classmethod
+    def weigh_sources(
+        cls, options: Any, z: np.ndarray, member: np.ndarray, kept: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The map of some rows.
 
         Args:
+            options: of the map.
             z: (rows, K) float64 scores, centred where the options say so.
             member: (rows, labels) 1 where a row has the label.
+            kept: (K,) numbers of the source labels, ascending.
 
         Returns:
             (labels, K) weights and (labels,) offsets.

@@ -47,8 +47,11 @@ class Bayesian(ScoreMapping):
     paper = "2410.24018"
     example = {"count": "likely"}
 
-    def weigh_sources(self, z: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        options, seen = self.options, np.zeros_like(z)
+    @classmethod
+    def weigh_sources(
+        cls, options: BayesianConfig, z: np.ndarray, member: np.ndarray, kept: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        seen = np.zeros_like(z)
         if options.count == "first":
             seen[np.arange(len(z)), z.argmax(1)] = 1.0
         else:

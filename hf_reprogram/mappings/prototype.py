@@ -45,14 +45,17 @@ class Prototype(ScoreMapping):
     paper = "2203.09770"
     example = {"shape": "round"}
 
-    def weigh_sources(self, z: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    @classmethod
+    def weigh_sources(
+        cls, options: PrototypeConfig, z: np.ndarray, member: np.ndarray, kept: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         spread = z.std(0)
         moves = spread >= STILL
-        scale = np.where(moves, np.where(self.options.standardised, np.maximum(spread, STILL), 1.0), np.inf)
+        scale = np.where(moves, np.where(options.standardised, np.maximum(spread, STILL), 1.0), np.inf)
         z = z / scale  # (rows, K)
         means = (member / member.sum(0)).T @ z  # (labels, K)
         directions = means
-        if self.options.shape == "shrunk":
+        if options.shape == "shrunk":
             from sklearn.covariance import LedoitWolf
 
             within = LedoitWolf(assume_centered=True).fit((z - member @ means)[:, moves]).precision_

@@ -36,7 +36,9 @@ class ResidualConfig(ScoreOptions):
     def validate(self) -> None:
         super().validate()
         if self.words is not None and self.on == "classes":
-            raise ConfigError("ResidualConfig.words", "given with on='classes'", "on='vocabulary', or no words")
+            raise ConfigError(
+                f"{type(self).__name__}.words", "given with on='classes'", "on='vocabulary', or no words"
+            )
 
     def labels(self) -> list[str] | None:
         return None if self.words is None else list(self.words)
@@ -46,10 +48,11 @@ class ResidualConfig(ScoreOptions):
 
     def resolve(self, tokenizer: Any, labels: list[str] | None) -> None:
         super().resolve(tokenizer, labels)
+        where = f"{type(self).__name__}.words"
         if self.words is not None and (tokenizer is not None or self.ids is None):
-            self.ids = [one_token(tokenizer, self.words[name], f"ResidualConfig.words[{name!r}]") for name in labels]
+            self.ids = [one_token(tokenizer, self.words[name], f"{where}[{name!r}]") for name in labels]
             if len(set(self.ids)) < len(self.ids):
-                raise ConfigError("ResidualConfig.words", f"{self.words!r}", "a word of its own for each label")
+                raise ConfigError(where, f"{self.words!r}", "a word of its own for each label")
 
 
 class Residual(ScoreMapping):
@@ -68,21 +71,25 @@ class Residual(ScoreMapping):
 
     def __init__(self, options: ResidualConfig, backbone: Any, labels: list[str], problem_type: str) -> None:
         super().__init__(options, backbone, labels, problem_type)
+        where = f"{type(options).__name__}.sources"
         if options.words is None:
-            check_enough(len(self.indices), len(labels), 1, "ResidualConfig.sources")
+            check_enough(len(self.indices), len(labels), 1, where)
         elif len(self.indices) < len(labels):
-            where, what = "ResidualConfig.sources", f"{len(self.indices)} with {len(labels)} words"
+            what = f"{len(self.indices)} with {len(labels)} words"
             raise ConfigError(where, what, f"at least {len(labels)}")
 
     @property
     def always(self) -> list[int]:
         return self.options.ids or []
 
-    def weigh_sources(self, z: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.options.ids is None:
+    @classmethod
+    def weigh_sources(
+        cls, options: ResidualConfig, z: np.ndarray, member: np.ndarray, kept: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if options.ids is None:
             speaking = greedy(frequencies(z, member, soft=False), 1)[:, 0]
         else:
-            speaking = np.searchsorted(self.indices.cpu().numpy(), self.options.ids)
+            speaking = np.searchsorted(kept, options.ids)
         matrix, bias, gamma, _ = corrected(z, member, speaking)
         matrix[np.arange(len(speaking)), speaking] += gamma
         return matrix, bias

@@ -45,14 +45,17 @@ class Transport(ScoreMapping):
     paper = "10.1007/978-3-031-72764-1"
     example = {"mass": 0.9}
 
-    def weigh_sources(self, z: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    @classmethod
+    def weigh_sources(
+        cls, options: TransportConfig, z: np.ndarray, member: np.ndarray, kept: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         first = np.zeros_like(z)
         first[np.arange(len(z)), z.argmax(1)] = 1.0
         said = first.mean(0)
-        cost = 1.0 - conditional(first.T @ member, self.options.smoothing)
+        cost = 1.0 - conditional(first.T @ member, options.smoothing)
         here = np.flatnonzero(said)
         plan = np.zeros_like(cost)
-        plan[here] = transported(said[here], member.mean(0), cost[here], self.options.mass)
+        plan[here] = transported(said[here], member.mean(0), cost[here], options.mass)
         matrix = plan / np.maximum(plan.sum(0), 1e-12)
         return matrix.T, np.zeros(member.shape[1])
 
