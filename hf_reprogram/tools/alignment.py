@@ -1,0 +1,80 @@
+"""How far the rows of a task agree on where a program should go: gradients and the neural tangent kernel.
+
+Everything here is at the program as it is, so before training. A loss of large size makes large gradients; the ratios
+below do not see that (2108.11673 bounds what a small program can gain by the norm of the mean gradient, which does).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.rows import as_rows
+from ..errors import UsageError
+from ..passes import asleep
+
+
+def gradients(model: Any, rows: Any, progress: bool | None = None) -> np.ndarray:
+    """(rows, numbers) gradient of each row's loss by the active program's trained numbers, one backward a row.
+
+    Raises:
+        UsageError: a program that does not train.
+    """
+    from tqdm.auto import tqdm
+
+    parameters = [p for part in model.active_programs() for p in part.parameters() if p.requires_grad]
+    if not parameters:
+        what = f"{model.active_name()!r} has no program that trains"
+        raise UsageError("gradients", what, "one with trained numbers", "load it with is_trainable=True")
+    collator, made = model.collator(), []
+    with asleep(model), torch.enable_grad():
+        for row in tqdm(as_rows(rows, model.text_column()), desc="gradients", leave=False, delay=2,
+                        disable=progress is False):  # fmt: skip
+            loss = model(**{k: v.to(model.backbone.device) for k, v in collator([row]).items()}).loss
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+            made.append(torch.cat([g.flatten().double().cpu() for g in flat]).numpy())
+    return np.stack(made)
+
+
+def agreement(found: np.ndarray) -> float:
+    """|mean of g_i| / mean of |g_i| of gradients (rows, numbers), 0 to 1: 1 where all rows pull one way (2108.11673).
+
+    Example:
+
+        >>> round(agreement(np.array([[1.0, 0.0], [0.0, 1.0]])), 5), agreement(np.array([[1.0, 0.0], [-1.0, 0.0]]))
+        (0.70711, 0.0)
+    """
+    sizes = np.linalg.norm(found, axis=1).mean()
+    return float(np.linalg.norm(found.mean(0)) / sizes) if sizes > 0 else 0.0
+
+
+def kernel_alignment(jacobian: np.ndarray, y: np.ndarray) -> float:
+    """y'Ty / (|T| |y|^2) with T = J J' the tangent kernel of J (outputs, numbers) and |T| its Frobenius norm.
+
+    1 where the kernel has one direction and the targets y (outputs,) lie in it (2506.00620 looks at its spectrum).
+    """
+    kernel = jacobian @ jacobian.T
+    size = np.linalg.norm(kernel) * float(y @ y)
+    return float(y @ kernel @ y / size) if size > 0 else 0.0
+
+
+def hardness(jacobian: np.ndarray, y: np.ndarray, penalty: float = 1.0) -> float:
+    """y'(T + penalty I)^-1 y: what the linearised program must move to reach y; lower is easier.
+
+    Example:
+
+        >>> j = np.array([[1.0, 0.0], [1.0, 1.0]])
+        >>> round(hardness(j, np.array([1.0, 0.0])), 6), round(hardness(j, np.array([1.0, 0.0]), 0.0), 6)
+        (0.6, 2.0)
+    """
+    kernel = jacobian @ jacobian.T
+    return float(y @ np.linalg.solve(kernel + penalty * np.eye(len(kernel)), y))
+
+
+def effective_rank(jacobian: np.ndarray) -> float:
+    """(sum of eigenvalues)^2 / sum of their squares of the tangent kernel: in how many directions a program moves."""
+    values = np.square(np.linalg.svd(jacobian, compute_uv=False))
+    return float(values.sum() ** 2 / np.square(values).sum()) if values.any() else 0.0
