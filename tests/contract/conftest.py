@@ -13,7 +13,7 @@ from hf_reprogram.registry import method_class
 # wave; classes, letters, words), and two of text refuse them; those of embedded words through one base of each way in
 # (positions that are learned or not, scaled vectors, vectors smaller than the states, a decoder, ids read inside).
 # `prompt` and `none` go through all, with the mappings that read a base in ways of their own; other mappings share
-# those ways, and go through the same few bases. The rest is for `make test-slow`.
+# those ways, and go through the same few bases, with `prompt` and `none` alone. The rest is for `make test-slow`.
 QUICK = {"llama", "bert-classifier", "whisper-seq2seq", "wav2vec2-ctc", "ast-classifier"}
 WAYS = {"linear", "verbalizer", "labels", "tokens", "transcript", "ctc", "none"}
 QUICK_TEXT = QUICK | {"gpt2", "gemma2", "albert", "t5", "esm"}
@@ -34,7 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         given = values.params
         program = given.get("program", given.get("name") if given.get("kind") == "program" else None)
         mapping = given.get("mapping", given.get("name") if given.get("kind") == "mapping" else None)
-        if mapping is not None and mapping not in WAYS and given["family"] not in QUICK_TEXT:
+        met = program is not None and mapping is not None and program not in ("prompt", "none")
+        if mapping is not None and mapping not in WAYS and (met or given["family"] not in QUICK_TEXT):
             item.add_marker(pytest.mark.slow)
         if program is None or method_class("program", program).accepts in ("tokens", "any"):
             continue
