@@ -13,7 +13,7 @@ from ..registry import option
 from ._scores import ScoreMapping
 from .bayesian import Bayesian, BayesianConfig
 from .labels import frequencies, greedy
-from .linear import fixed_penalty, ridge
+from .linear import penalties_of, ridge
 from .prototype import Prototype, PrototypeConfig
 from .residual import Residual, ResidualConfig
 
@@ -89,8 +89,7 @@ def candidates(options: AutoConfig, kept: np.ndarray) -> dict[str, Callable[[np.
 
 def ridged(z: np.ndarray, member: np.ndarray) -> Map:
     """The ridge map of `linear`."""
-    penalties = None if member.sum(0).max() > 1 else [fixed_penalty(z)]
-    return ridge(z, member, penalties)[:2]
+    return ridge(z, member, penalties_of(z, member))[:2]
 
 
 def picked(speaking: np.ndarray, size: int) -> Map:

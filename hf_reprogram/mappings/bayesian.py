@@ -8,6 +8,7 @@ import numpy as np
 
 from ..registry import option
 from ._scores import ScoreMapping, ScoreOptions, probabilities
+from .labels import frequencies
 
 
 @dataclass
@@ -51,14 +52,14 @@ class Bayesian(ScoreMapping):
     def weigh_sources(
         cls, options: BayesianConfig, z: np.ndarray, member: np.ndarray, kept: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        seen = np.zeros_like(z)
         if options.count == "first":
-            seen[np.arange(len(z)), z.argmax(1)] = 1.0
+            counts = frequencies(z, member, soft=False)  # (K, labels)
         else:
             p, few = probabilities(z), max(1, round(options.share * z.shape[1]))
-            likely = np.argsort(-p, axis=1, kind="stable")[:, :few]
+            likely, seen = np.argsort(-p, axis=1, kind="stable")[:, :few], np.zeros_like(p)
             np.put_along_axis(seen, likely, np.take_along_axis(p, likely, 1), 1)
-        matrix = conditional(seen.T @ member, options.smoothing)
+            counts = seen.T @ member
+        matrix = conditional(counts, options.smoothing)
         return matrix.T, np.zeros(member.shape[1])
 
 

@@ -165,10 +165,8 @@ class Linear(Mapping):
         if self._logistic:
             matrix, bias = logistic(z, self._complete(y), self.options.inverse_penalty)
         elif self.problem_type == "single_label_classification":
-            # Where no label has two rows, the one left out is of a label unseen: the best guess is the mean, and the
-            # largest penalty would win.
-            penalties = None if np.bincount(self._complete(y)).max() > 1 else [fixed_penalty(z)]
-            matrix, bias, *_ = ridge(z, np.eye(len(self.labels))[y], penalties)
+            member = np.eye(len(self.labels))[self._complete(y)]
+            matrix, bias, *_ = ridge(z, member, penalties_of(z, member))
         else:  # labels 0 and 1 become -1 and 1, so that a score above zero means yes
             matrix, bias, *_ = ridge(z, y * 2.0 - 1 if self.problem_type == "multi_label_classification" else y)
         self.matrix.copy_(torch.from_numpy(matrix))
@@ -226,6 +224,15 @@ def _scale(z: np.ndarray) -> float:
 def fixed_penalty(z: np.ndarray) -> float:
     """The penalty where leaving one out tells nothing: tr(Z'Z) / (10 min(N, K)), Z centred."""
     return 0.1 * _scale(z)
+
+
+def penalties_of(z: np.ndarray, member: np.ndarray) -> list[float] | None:
+    """The grid for rows of one label each, `member` (rows, labels).
+
+    Where no label has two rows, the one left out is of a label unseen: the best guess is the mean, and the largest
+    penalty would win.
+    """
+    return None if member.sum(0).max() > 1 else [fixed_penalty(z)]
 
 
 def logistic(z: np.ndarray, y: np.ndarray, inverse_penalty: float) -> tuple[np.ndarray, np.ndarray]:

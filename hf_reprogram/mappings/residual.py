@@ -12,7 +12,7 @@ from ..registry import option
 from ._scores import ScoreMapping, ScoreOptions
 from .base import check_enough, one_token
 from .labels import frequencies, greedy
-from .linear import fixed_penalty, ridge
+from .linear import penalties_of, ridge
 
 
 @dataclass
@@ -109,7 +109,6 @@ def corrected(
     """
     own, target = z[:, speaking] - z[:, speaking].mean(0), member - member.mean(0)
     gamma = max(float((own * target).sum() / max(np.square(own).sum(), 1e-300)), 0.0)
-    if penalties is None and member.sum(0).max() < 2:
-        penalties = [fixed_penalty(z)]
+    penalties = penalties_of(z, member) if penalties is None else penalties
     matrix, bias, _, error = ridge(z, member - gamma * z[:, speaking], penalties)
     return matrix, bias, gamma, error

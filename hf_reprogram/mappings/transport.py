@@ -9,6 +9,7 @@ import numpy as np
 from ..registry import option
 from ._scores import ScoreMapping, ScoreOptions
 from .bayesian import conditional
+from .labels import frequencies
 
 
 @dataclass
@@ -49,10 +50,9 @@ class Transport(ScoreMapping):
     def weigh_sources(
         cls, options: TransportConfig, z: np.ndarray, member: np.ndarray, kept: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        first = np.zeros_like(z)
-        first[np.arange(len(z)), z.argmax(1)] = 1.0
-        said = first.mean(0)
-        cost = 1.0 - conditional(first.T @ member, options.smoothing)
+        counts = frequencies(z, member, soft=False)  # (K, labels)
+        said = counts.sum(1) / len(z)
+        cost = 1.0 - conditional(counts, options.smoothing)
         here = np.flatnonzero(said)
         plan = np.zeros_like(cost)
         plan[here] = transported(said[here], member.mean(0), cost[here], options.mass)
