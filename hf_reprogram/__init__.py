@@ -40,6 +40,8 @@ _NAMES = {
     "pipeline": "pipelines",
     "plot_mapping": "tools.figures",
     "plot_program": "tools.figures",
+    "plot_selection": "tools.diagrams",
+    "select": "tools.select",
     "target_symbols": "symbols",
 }
 

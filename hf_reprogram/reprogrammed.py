@@ -225,11 +225,16 @@ class Reprogrammed(nn.Module):
     def readout(self, columns: dict[str, Any], reading: Any) -> Tensor:
         """What `reading` gives for laid out columns, without mapping: (batch, K), or of frames (batch, frames, K + 1),
         whose last number says whether the frame is one."""
-        batch = self.program(self.batch(**columns), self.backbone)
-        found = self.backbone.run(batch, reading)
-        if not reading.kind.startswith("frame"):
-            return found.values
-        return torch.cat([found.values, found.mask.unsqueeze(-1)], -1)
+        return self.readouts(columns, [reading])[0]
+
+    @torch.no_grad()
+    def readouts(self, columns: dict[str, Any], readings: list[Any]) -> list[Tensor]:
+        """`readout` of several readings, of one pass where the backbone can."""
+        found = self._readouts(self.batch(**columns), [(None, reading) for reading in readings])
+        return [
+            torch.cat([f.values, f.mask.unsqueeze(-1)], -1) if reading.kind.startswith("frame") else f.values
+            for f, reading in zip(found, readings, strict=True)
+        ]
 
     @contextmanager
     def _caching(self) -> Iterator[None]:

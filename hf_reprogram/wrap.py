@@ -38,6 +38,18 @@ from .tuner import build_parts, parts_state
 def wrap(base: PreTrainedModel, processor: Any = None) -> Reprogrammed:
     """A base, frozen and proved, with empty sites."""
     check_processor(processor)
+    check_base(base)
+    wrapped = Reprogrammed(base, processor)
+    try:
+        probe(wrapped.backbone)
+    except Exception:
+        wrapped.backbone.restore()
+        raise
+    return wrapped
+
+
+def check_base(base: Any) -> None:
+    """Raise where what stands in the base's place is no bare model of transformers."""
     if isinstance(base, PeftModel | Reprogrammed):
         raise BaseModelError(
             "model",
@@ -49,13 +61,6 @@ def wrap(base: PreTrainedModel, processor: Any = None) -> Reprogrammed:
         what = f"{base!r} is a {type(base).__name__}"[:120]
         fix = "AutoModelForCausalLM.from_pretrained(...) loads one"
         raise BaseModelError("model", what, "a transformers PreTrainedModel", fix)
-    wrapped = Reprogrammed(base, processor)
-    try:
-        probe(wrapped.backbone)
-    except Exception:
-        wrapped.backbone.restore()
-        raise
-    return wrapped
 
 
 def check_config(config: Any) -> None:

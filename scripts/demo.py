@@ -41,7 +41,6 @@ from benchmarks.baselines import (
     guesses,
     in_slices,
     majority,
-    random_source,
 )
 from benchmarks.side_by_side import Job, JobFailed, Progress, Tell, side_by_side
 from demo_report import draw, notes, shown, table, verdict
@@ -56,6 +55,7 @@ from transformers import (
 from transformers.utils import logging
 
 import hf_reprogram as hr
+from hf_reprogram.tools.random_source import random_source
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -30,7 +30,7 @@ from typing import Any
 import fetch_models
 import numpy as np
 import torch
-from benchmarks.baselines import Outcome, artefact_bytes, folder_bytes, guesses, majority, random_source
+from benchmarks.baselines import Outcome, artefact_bytes, folder_bytes, guesses, majority
 from benchmarks.side_by_side import Progress
 from demo import ROOT, Reporter, digest, quiet, replacing, say
 from demo_report import shown, table
@@ -41,6 +41,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 
 import hf_reprogram as hr
 import hf_reprogram.sources  # noqa: F401 -- CREPE, which transformers lacks: its auto classes know it from here on
+from hf_reprogram.tools.random_source import random_source
 
 
 MODEL = "crepe-tiny"

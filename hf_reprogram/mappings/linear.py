@@ -217,6 +217,20 @@ def ridge(
     return np.atleast_2d(found.coef_), np.atleast_1d(found.intercept_), float(found.alpha_), -float(found.best_score_)
 
 
+def left_out(z: np.ndarray, target: np.ndarray, penalties: list[float] | None = None) -> np.ndarray:
+    """(rows, outputs) what the ridge map of all other rows says of each row, at `ridge`'s own penalty.
+
+    Args:
+        z, target, penalties: as of `ridge`; at least three rows.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    grid = [10.0**j * _scale(z) for j in range(-4, 4)] if penalties is None else penalties
+    # With a scoring function scikit-learn keeps the predictions instead of their errors.
+    found = RidgeCV(alphas=grid, scoring="neg_mean_squared_error", store_cv_results=True).fit(z, target)
+    return found.cv_results_[..., grid.index(found.alpha_)]
+
+
 def _scale(z: np.ndarray) -> float:
     return max(float(np.square(z - z.mean(0)).sum()) / min(z.shape), 1e-12)
 

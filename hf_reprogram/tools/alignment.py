@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..data.rows import as_rows
 from ..errors import UsageError
@@ -22,21 +23,47 @@ def gradients(model: Any, rows: Any, progress: bool | None = None) -> np.ndarray
     Raises:
         UsageError: a program that does not train.
     """
+    return derivatives(model, rows, progress=progress)[0]
+
+
+def derivatives(
+    model: Any, rows: Any, contrasts: np.ndarray | None = None, progress: bool | None = None
+) -> np.ndarray:
+    """`gradients`, and beside them the gradients of each row's scores, weighed by each contrast.
+
+    Args:
+        contrasts: (contrasts, labels) weights of the scores. With orthonormal ones that sum to 0 the kernels J J' of
+            their gradients J add up to the tangent kernel of all scores, less what moves all of them alike.
+
+    Returns:
+        (1 + contrasts, rows, numbers); of one pass over the rows.
+
+    Raises:
+        UsageError: a program that does not train.
+    """
     from tqdm.auto import tqdm
 
     parameters = [p for part in model.active_programs() for p in part.parameters() if p.requires_grad]
     if not parameters:
         what = f"{model.active_name()!r} has no program that trains"
         raise UsageError("gradients", what, "one with trained numbers", "load it with is_trainable=True")
+    device = model.backbone.device
+    weights = torch.zeros(0, len(model.label_names())) if contrasts is None else torch.from_numpy(contrasts).float()
     collator, made = model.collator(), []
     with asleep(model), torch.enable_grad():
         for row in tqdm(as_rows(rows, model.text_column()), desc="gradients", leave=False, delay=2,
                         disable=progress is False):  # fmt: skip
-            loss = model(**{k: v.to(model.backbone.device) for k, v in collator([row]).items()}).loss
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
-            flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-            made.append(torch.cat([g.flatten().double().cpu() for g in flat]).numpy())
-    return np.stack(made)
+            found = model(**{k: v.to(device) for k, v in collator([row]).items()})
+            outputs = [found.loss, *(weights.to(device) @ found.logits[0].float())]
+            each = [torch.autograd.grad(o, parameters, retain_graph=True, allow_unused=True) for o in outputs]
+            made.append([_flat(parameters, g) for g in each])
+    return np.array(made).transpose(1, 0, 2)
+
+
+def _flat(parameters: list[Tensor], gradients: tuple[Tensor | None, ...]) -> np.ndarray:
+    """(numbers,) float64."""
+    each = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+    return torch.cat([g.flatten().double().cpu() for g in each]).numpy()
 
 
 def agreement(found: np.ndarray) -> float:

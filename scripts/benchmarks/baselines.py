@@ -10,7 +10,6 @@ PEFT's methods are in peft_baselines.py, intervals in intervals.py.
 
 from __future__ import annotations
 
-import copy
 import pickle
 import tempfile
 import time
@@ -214,31 +213,6 @@ def encoder_probe(
     numbers = matrix.size + bias.size
     seconds += time.perf_counter() - start
     return Outcome(f"probe:{variant}", guesses(scores, labels), numbers, 4 * numbers, seconds, scores)
-
-
-# The same program on a model that knows nothing ---------------------------------------------------------------------
-
-
-@torch.no_grad()
-def random_source(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
-    """A copy of a model that knows nothing: every parameter drawn anew from a normal of its own mean and deviation.
-
-    Scale, shapes and code are the base's, the knowledge is gone; what a program reaches here, it would reach on any
-    model of this form. Tied parameters are drawn once and stay tied. Buffers (rotary frequencies and the like) are
-    form, not knowledge, and stay. No output gain (M§C.6) is set: with the tensors' own scale the label scores of
-    random SmolLM2 spread wider than the real one's, not narrower.
-
-    Args:
-        model: stays as it is.
-        seed: of the draw.
-    """
-    source = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in source.parameters():  # a tied parameter comes once
-        spread, mean = torch.std_mean(parameter.double(), correction=0)
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.copy_(noise * spread.float().cpu() + mean.float().cpu())
-    return source
 
 
 # Shared --------------------------------------------------------------------------------------------------------------

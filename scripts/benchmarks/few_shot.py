@@ -42,7 +42,6 @@ from benchmarks.baselines import (
     guesses,
     in_slices,
     majority,
-    random_source,
 )
 from benchmarks.few_shot_tasks import AG_NEWS, DATA, MPQA, MR, SST2, TREC, Rows, Task, draw, in_turn, judged, read
 from benchmarks.intervals import accuracies, collected, gains, kept
@@ -51,6 +50,7 @@ from benchmarks.side_by_side import Progress
 from transformers import AutoModel, AutoTokenizer, PrinterCallback, TrainingArguments
 
 import hf_reprogram as hr
+from hf_reprogram.tools.random_source import random_source
 
 
 BATCH = 8

@@ -46,7 +46,6 @@ import demo
 import fetch_models
 import numpy as np
 import torch
-from benchmarks.baselines import random_source
 from benchmarks.intervals import bootstrap
 from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from sklearn.linear_model import LogisticRegression
@@ -54,6 +53,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PrinterCallback, T
 
 import hf_reprogram as hr
 from hf_reprogram.metrics import diversity
+from hf_reprogram.tools.random_source import random_source
 
 
 ABOUT = (

@@ -31,7 +31,7 @@ import demo
 import fetch_models
 import torch
 from benchmarks import language_methods as methods
-from benchmarks.baselines import classical, guesses, majority, random_source
+from benchmarks.baselines import classical, guesses, majority
 from benchmarks.few_shot_tasks import DATA, read
 from benchmarks.intervals import accuracies, collected, gains, kept
 from benchmarks.language_methods import Data, Found, Learner, Start, merit, percent
@@ -39,6 +39,7 @@ from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 import hf_reprogram as hr
+from hf_reprogram.tools.random_source import random_source
 
 
 ABOUT = (

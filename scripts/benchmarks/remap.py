@@ -35,7 +35,7 @@ import demo
 import fetch_models
 import numpy as np
 import torch
-from benchmarks.baselines import majority, random_source
+from benchmarks.baselines import majority
 from benchmarks.few_shot_tasks import SST2
 from benchmarks.few_shot_tasks import read as read_few
 from benchmarks.intervals import accuracies, collected, gains, kept
@@ -44,6 +44,7 @@ from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import hf_reprogram as hr
+from hf_reprogram.tools.random_source import random_source
 from hf_reprogram.training.sampling import LengthBuckets
 
 

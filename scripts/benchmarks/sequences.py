@@ -32,7 +32,6 @@ import demo
 import fetch_models
 import numpy as np
 import torch
-from benchmarks.baselines import random_source
 from benchmarks.intervals import accuracies, collected, gains, kept
 from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from benchmarks.sequences_data import DATA, TASKS, Rows, Task, labels, rows, simple
@@ -40,6 +39,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 
 import hf_reprogram as hr
 from hf_reprogram.mappings.linear import logistic
+from hf_reprogram.tools.random_source import random_source
 
 
 ABOUT = "Symbols of other languages on frozen text models; accuracy on held-out rows in percent."

@@ -29,13 +29,13 @@ import demo
 import fetch_models
 import numpy as np
 import torch
-from benchmarks.baselines import random_source
 from benchmarks.intervals import bootstrap, collected, gains, kept
 from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from benchmarks.speech_data import AR_SCR, ARABIC, DATA, FSDD, GSC12, TEN, Rows, Task, draw, read
 from benchmarks.speech_methods import SECOND, Listener, classical, commonest, log_mels, source
 
 import hf_reprogram as hr
+from hf_reprogram.tools.random_source import random_source
 
 
 ABOUT = "Frozen speech models read by a map, no program; accuracy on the test clips in percent."

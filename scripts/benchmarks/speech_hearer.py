@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.baselines import random_source
 from benchmarks.speech_data import Rows
 from benchmarks.speech_methods import SECOND, source
 from torch import Tensor
@@ -16,6 +15,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 import hf_reprogram as hr
 from hf_reprogram.mappings.linear import Linear
+from hf_reprogram.tools.random_source import random_source
 
 
 BATCH = 5  # clips a step

@@ -28,7 +28,6 @@ import demo
 import fetch_models
 import numpy as np
 import torch
-from benchmarks.baselines import random_source
 from benchmarks.intervals import accuracies, collected, gains, kept
 from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from benchmarks.speech_data import AR_SCR, DATA, Rows, draw, read
@@ -36,6 +35,7 @@ from benchmarks.speech_methods import SECOND, source
 from transformers import PrinterCallback, TrainingArguments
 
 import hf_reprogram as hr
+from hf_reprogram.tools.random_source import random_source
 
 
 ABOUT = (

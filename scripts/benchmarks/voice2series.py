@@ -29,13 +29,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import fetch_models
 import numpy as np
 import torch
-from benchmarks.baselines import random_source
 from benchmarks.report import RESULTS, ROOT, SCRATCH, Report, Row
 from transformers import AutoFeatureExtractor
 
 import hf_reprogram as hr
 from hf_reprogram.mappings.linear import ridge
 from hf_reprogram.sources import AttentionRnnForAudioClassification
+from hf_reprogram.tools.random_source import random_source
 
 
 DATA = ROOT.parent / "shared" / "data" / "ucr-v2s"

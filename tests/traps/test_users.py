@@ -51,7 +51,7 @@ ELSEWHERE = {
     "12a": "tests/hub_cases.py::U§12",
     "12b": "tests/programs/test_prompt.py::test_words_one_text_per_group",
     "13a": "tests/scripts/test_speed.py::test_finish_writes_rows_and_where_they_come_from",
-    "13b": "tests/scripts/test_baselines.py::test_random_source_keeps_mean_and_deviation_of_every_tensor",
+    "13b": "tests/tools/test_random_source.py::test_random_source_keeps_mean_and_deviation_of_every_tensor",
     "14a": "tests/e2e/test_outside_package.py::test_another_process_loads_it_and_checks_it",
     "16a": "tests/test_tuner.py::(U, silence)",
 }

@@ -1,0 +1,185 @@
+"""Look at every candidate: its readings, their measures, and the same of random weights at its scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...backbone.kinds import modality_of
+from ...data.rows import LABEL_COLUMNS, as_rows, label_id, label_names, label_of
+from ...errors import ConfigError, DataError, ReprogramError, UsageError
+from ...training.job import load_base
+from ...training.recipe import BaseRecipe
+from ..random_source import random_source
+from .compare import Source, compared
+from .measures import classical, interval, measured, remarks
+from .readings import Candidate, scores, stratified
+from .report import Entry, Selection
+
+
+def select(
+    models: Sequence[str] | Mapping[str, tuple[Any, Any]],
+    rows: Any,
+    labels: Sequence[str] | None = None,
+    template: str | None = None,
+    count: int = 256,
+    pulled: int = 32,
+    random_seeds: Sequence[int] = (0,),
+    source_rows: Any = None,
+    features: Any = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> Selection:
+    """Rank frozen models for a task by what they say of a sample of its rows. Nothing is trained.
+
+    The order is that of the accuracy of the ridge map of each reading, every row told by the map of all others. The
+    other measures stand beside it, and so does all of it on the same model with random weights: what such a model
+    reaches is no knowledge of the candidate's.
+
+    Args:
+        models: folders or names on the Hub; or by name (model, processing class) that are loaded.
+        rows: labelled dict rows, a dataset.
+        labels: names of the target labels; None takes those of the rows.
+        template: how a text is laid out; None is the text, and an answer slot after it where the model answers.
+        count: rows that are looked at, each label in its share.
+        pulled: of them whose gradients are taken at the start of a soft prompt (a wave, for sounds); 0 takes none.
+        random_seeds: of the random weights; () leaves them out.
+        source_rows: rows of what the models were made for: how far the target's outputs lie from theirs (sliced
+            Wasserstein); with labels that are the base's own classes also the corrected bound.
+        features: what integer labels stand for; a dataset brings its own.
+        batch_size: rows per forward.
+        seed: of the sample and of the intervals.
+
+    Returns:
+        A `Selection`, best first. A model that cannot be read is an entry of `failed`, and stops no other.
+
+    Raises:
+        DataError: rows without labels, fewer than two labels, fewer than three rows.
+        UsageError: no models, counts below 0.
+
+    Example:
+
+        hr.select(["out/minilm", "out/smollm2"], rows).show()
+
+    Sources: 2202.10629; each measure's own paper in `transferability`.
+    """
+    if not models:
+        raise UsageError("select(models)", f"{models!r}", "at least one model")
+    if count < 3 or pulled < 0:
+        raise UsageError(
+            "select(count, pulled)", f"{count}, {pulled}", "at least 3 rows, of which at least 0 are pulled"
+        )
+    if isinstance(models, str):
+        raise UsageError("select(models)", f"{models!r}", "a list", f"[{models!r}]")
+    features = features if features is not None else getattr(rows, "features", None)
+    rows = as_rows(rows, "text")
+    y, names = _labelled(rows, labels, features)
+    some = stratified(y, count, seed)
+    rows, y = [rows[i] for i in some], y[some]
+    missing = sorted(set(range(len(names))) - set(y.tolist()))
+    if missing:
+        what = f"no row of {[names[i] for i in missing]} among {len(rows)}"
+        raise DataError("select(rows)", what, "rows of every label", "a larger count, or fewer labels")
+    entries: list[Entry] = []
+    failed: dict[str, str] = {}
+    source = None if source_rows is None else Source(as_rows(source_rows, "text"))
+    look = _Look(rows, y, names, template, pulled, list(random_seeds), source, batch_size, seed)
+    for name in models:
+        try:
+            base, processor = models[name] if isinstance(models, Mapping) else load_base(BaseRecipe(name))
+            entries += look.at(name, base, processor)
+        except (ReprogramError, NotImplementedError) as error:
+            failed[name] = " ".join(str(error).split())
+    texts = [_words(row) for row in rows]
+    told = classical(texts, y) if all(texts) else float("nan")
+    counts = np.bincount(y)
+    entries.sort(key=lambda e: -e.measures["accuracy"])
+    return Selection(entries, failed, names, len(y), float(counts.max() / len(y)), told, len(look.seeds))
+
+
+def _labelled(rows: list[dict[str, Any]], labels: Sequence[str] | None, features: Any) -> tuple[np.ndarray, list[str]]:
+    """((rows,) ids, names of all labels)."""
+    given = [label_of(row) for row in rows]
+    empty = next((i for i, value in enumerate(given) if value is None), None)
+    if empty is not None or not rows:
+        raise DataError(f"select(rows)[{empty or 0}]['label']", "missing", "a label on each row")
+    known = label_names(features)
+    if labels is None:
+        labels = known or sorted({str(value) for value in given if not isinstance(value, int)})
+    if len(labels) < 2:
+        what = f"the labels {list(labels)!r}"
+        raise DataError(
+            "select(rows)", what, "at least two", "labels=[...]; integers need their names: features=[...]"
+        )
+    if len(set(labels)) < len(labels):
+        raise ConfigError("select(labels)", f"{list(labels)!r}", "each label once")
+    ids = [label_id(value, labels, known, f"select(rows)[{i}]['label']") for i, value in enumerate(given)]
+    return np.array(ids), list(labels)
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    """All texts of a row but its label; "" of a sound or a series."""
+    if "audio" in row or "series" in row:
+        return ""
+    return " ".join(v for k, v in row.items() if isinstance(v, str) and k not in LABEL_COLUMNS)
+
+
+class _Look:
+    """How one candidate is looked at."""
+
+    def __init__(
+        self, rows: list[dict[str, Any]], y: np.ndarray, names: list[str], template: str | None, pulled: int,
+        seeds: list[int], source: Source | None, batch_size: int, seed: int,
+    ) -> None:  # fmt: skip
+        self.rows, self.y, self.names, self.template, self.pulled = rows, y, names, template, pulled
+        self.seeds, self.source, self.batch_size, self.seed = seeds, source, batch_size, seed
+
+    def at(self, name: str, base: Any, processor: Any) -> list[Entry]:
+        """One entry for each of its readings."""
+        found, read, distances = self._outputs(base, processor)
+        spread = {key: float(values.std(0).mean()) for key, values in read.values.items()}
+        twins = [self._outputs(random_source(base, s), processor, spread)[0] for s in self.seeds]
+        numbers = sum(p.numel() for p in base.parameters())
+        size = sum(p.numel() * p.element_size() for p in base.parameters())
+        made = []
+        for key, (measures, right) in found.items():
+            values = read.values[key]
+            low, high = interval(right, self.seed)
+            random = [twin[key][0] for twin in twins if key in twin]
+            mean = {m: float(np.mean([r[m] for r in random])) for m in random[0]} if random else {}
+            made.append(
+                Entry(
+                    model=name, reading=key, hears=modality_of(base) == "audio", outputs=values.shape[1],
+                    parameters=numbers, megabytes=size / 1e6, milliseconds=1000 * read.seconds / len(self.y),
+                    artefact_bytes=4 * len(self.names) * (values.shape[1] + 1), measures=measures, low=low, high=high,
+                    random=mean, distances=distances.get(key, {}),
+                    remarks=remarks(values, self.y, len(self.names), scores(key)), right=right,
+                )
+            )  # fmt: skip
+        return made
+
+    def _outputs(self, base: Any, processor: Any, spread: dict[str, float] | None = None) -> tuple[Any, Any, Any]:
+        """(measures and right rows by reading, what was read, distances by reading) of a base.
+
+        Args:
+            spread: mean deviation of each reading's outputs, to which these are brought: the scale of logits says how
+                sure a model is, not what it knows (M§C.6).
+        """
+        candidate = Candidate(base, processor, self.names, self.template)
+        try:
+            read = candidate.read(self.rows, self.batch_size)
+            values = read.values
+            if spread is not None:
+                values = {k: v * (spread[k] / max(float(v.std(0).mean()), 1e-30)) for k, v in values.items()}
+            found = {k: measured(v, self.y, len(self.names), scores(k)) for k, v in values.items()}
+            pulls = candidate.pulls(self.rows, self.y, values["state"], self.pulled) if self.pulled else {}
+            for measures, _ in found.values():
+                measures.update(pulls)
+            far = {} if self.source is None or spread is not None else compared(
+                self.source, candidate, values, self.y, self.batch_size
+            )  # fmt: skip
+        finally:
+            candidate.close()
+        return found, read, far
