@@ -71,6 +71,35 @@ def metrics(logits: Any, labels: Any, problem_type: str) -> dict[str, float]:
     }
 
 
+def calibration(chances: Any, labels: Any, bins: int = 15) -> tuple[float, np.ndarray]:
+    """How far the probability of what is said is from how often it is right (expected calibration error, 1706.04599).
+
+    Args:
+        chances: (rows, labels) probabilities.
+        labels: (rows,) ids.
+        bins: of equal width, by the largest probability of a row.
+
+    Returns:
+        Mean over rows of |confidence - accuracy| of their bin; and (bins, 3) rows, mean confidence and accuracy of
+        each bin, NaN where it is empty.
+
+    Example:
+
+        >>> error, table = calibration(np.array([[0.9, 0.1], [0.9, 0.1]]), np.array([0, 1]), bins=2)
+        >>> round(error, 3), table[1].round(3).tolist()
+        (0.4, [2.0, 0.9, 0.5])
+    """
+    chances, labels = np.asarray(chances, dtype=np.float64), np.asarray(labels)
+    sure, right = chances.max(1), chances.argmax(1) == labels
+    place = np.minimum((sure * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        confidence = np.bincount(place, sure, bins) / count
+        accuracy = np.bincount(place, right, bins) / count
+    error = float(np.nansum(count * np.abs(confidence - accuracy)) / len(labels))
+    return error, np.stack([count, confidence, accuracy], 1)
+
+
 def _regression(values: Any, labels: Any) -> dict[str, float]:
     from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 

@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
     files = {kind: Path(path) for kind in ("json", "markdown", "html") if (path := getattr(options, kind))}
     lost = next((path for path in files.values() if not path.absolute().parent.is_dir()), None)
     if lost is not None:  # said before an hour of looking
-        raise UsageError(f"--{next(k for k, p in files.items() if p is lost)}", f"{lost}: its folder is not there")
+        where = f"--{next(kind for kind, path in files.items() if path is lost)}"
+        raise UsageError(where, f"{lost}", "a file in a folder that is there")
     quiet()
     data = data_recipe(options, options.data)
     heard = source.folder_labels(data) is not None

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DataError, UsageError
+from ..metrics import calibration, probabilities
+from ..serve import labels_of, laid_out, score
 from .figures import COLOURS, _axes
 
 
@@ -43,4 +46,44 @@ def plot_selection(selection: Any, ax: Any = None) -> Any:
     ax.invert_yaxis()
     ax.set_xlabel("rows told right, each left out (%)")
     ax.legend(frameon=False, fontsize=8, loc="lower left")
+    return ax.figure
+
+
+def plot_reliability(model: Any, rows: Any, ax: Any = None, bins: int = 15, features: Any = None) -> Any:
+    """How often a model is right, by how sure it is; bars on the diagonal can be believed.
+
+    Args:
+        model: a ReprogramModel that gives each row one label.
+        rows: labelled rows that it did not learn from.
+        ax: matplotlib Axes to draw into; None makes a figure.
+        bins: of equal width.
+        features: what integer labels stand for; a dataset brings its own.
+
+    Returns:
+        The Figure, with the expected calibration error in its title.
+
+    Raises:
+        UsageError: another problem type.
+        DataError: rows without labels.
+
+    Example:
+
+        hr.plot_reliability(model, test).savefig("reliability.png")
+    """
+    kind = model.problem_type()
+    if kind != "single_label_classification":
+        raise UsageError("plot_reliability(model)", f"a problem of type {kind}", "one label for each row")
+    labels = labels_of(laid_out(model, rows, features)[1])
+    if labels is None:
+        raise DataError("plot_reliability(rows)", "rows without labels", "a label on each row")
+    error, table = calibration(probabilities(score(model, rows), kind).numpy(), labels.numpy(), bins)
+    ax = _axes(ax, (4.5, 4.5))
+    left, width = np.arange(bins) / bins, 1 / bins
+    ax.bar(
+        left, np.nan_to_num(table[:, 2]), width, align="edge", color=COLOURS["heard"], edgecolor="white", label="right"
+    )
+    ax.plot([0, 1], [0, 1], linestyle="--", color=COLOURS["clip"], label="as sure as right")
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of what is said", ylabel="share that is right")
+    ax.set_title(f"calibration error {error:.3f}, {int(table[:, 0].sum()):,} rows", fontsize=11)
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
     return ax.figure

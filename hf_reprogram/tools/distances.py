@@ -54,6 +54,21 @@ def sliced_wasserstein(
     return float(value), float(error * value / (power * mean)) if mean > 0 else 0.0
 
 
+def together(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both samples less their common mean, in units of their common mean deviation.
+
+    Example:
+
+        >>> a, b = together([[0.0], [2.0]], [[4.0], [2.0]])
+        >>> a.round(3).tolist()
+        [[-1.414], [0.0]]
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    both = np.concatenate([x, y])
+    mean, size = both.mean(0), max(float(both.std(0).mean()), 1e-30)
+    return (x - mean) / size, (y - mean) / size
+
+
 def mmd(x: np.ndarray, y: np.ndarray, bandwidth: float | None = None, biased: bool = False) -> float:
     """Squared maximum mean discrepancy with a Gaussian kernel; without bias it may be below zero.
 

@@ -11,7 +11,7 @@ from ...data.rows import label_of
 from ...errors import DataError
 from ...mappings.labels import assigned, frequencies
 from ..bound import bound
-from ..distances import sliced_wasserstein
+from ..distances import sliced_wasserstein, together
 from .measures import condensed
 from .readings import Candidate, scores
 
@@ -39,9 +39,7 @@ def compared(
         if scores(name):
             here, kept = condensed(here)
             there = condensed(there, kept)[0]
-        pooled = np.concatenate([here, there])
-        mean, size = pooled.mean(0), max(float(pooled.std(0).mean()), 1e-30)
-        distance, error = sliced_wasserstein((here - mean) / size, (there - mean) / size)
+        distance, error = sliced_wasserstein(*together(here, there))
         found[name] = {"sliced": distance, "sliced_error": error}
     enough = "classes" in read and read["classes"].shape[1] >= len(candidate.labels)
     if enough and all(label_of(row) is not None for row in source.rows):

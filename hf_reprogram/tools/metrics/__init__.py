@@ -1,0 +1,82 @@
+"""Metrics as modules of `evaluate`, one folder each, that load without a network: `evaluate.load(path)`.
+
+trainer = hr.make_trainer(model, args, rows, validation, compute_metrics=hr.compute_metrics("balanced_accuracy"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import ConfigError, did_you_mean, first_line
+
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Metrics that are here.
+
+    Example:
+
+        >>> names()
+        ['accuracy', 'alignment', 'balanced_accuracy', 'calibration_error', 'macro_f1']
+    """
+    return sorted(path.parent.name for path in FOLDER.glob("*/*.py") if path.stem == path.parent.name)
+
+
+def load_metric(name: str) -> Any:
+    """`evaluate.load` of one of ours.
+
+    Raises:
+        ConfigError: no such metric; `evaluate` is missing.
+    """
+    if name not in names():
+        raise ConfigError(
+            "load_metric(name)", f"{name!r}", "one of " + ", ".join(names()), did_you_mean(name, names())
+        )
+    try:
+        import evaluate
+    except ImportError as error:
+        fix = "pip install 'hf-reprogram[eval]'"
+        raise ConfigError("evaluate", f"not usable ({first_line(error)})", "evaluate", fix) from error
+    return evaluate.load(str(FOLDER / name))
+
+
+def compute_metrics(*metrics: str) -> Callable[[Any], dict[str, float]]:
+    """What Trainer's `compute_metrics` takes: each metric of the logits against the label ids.
+
+    Args:
+        metrics: names; `alignment`, which compares with a source's outputs and not with labels, is not among them.
+
+    Raises:
+        ConfigError: no metric, or one that is not about labels.
+
+    Example:
+
+        hr.make_trainer(model, args, rows, validation, compute_metrics=hr.compute_metrics("macro_f1"))
+    """
+    able = [name for name in names() if name != "alignment"]
+    wrong = next((name for name in metrics if name not in able), None if metrics else "")
+    if wrong is not None:
+        where = "compute_metrics(metrics)"
+        raise ConfigError(where, f"{wrong!r}" if metrics else "none", "some of " + ", ".join(able))
+    loaded = {name: load_metric(name) for name in metrics}
+
+    def judge(found: Any) -> dict[str, float]:
+        logits, labels = np.asarray(found.predictions), np.asarray(found.label_ids)
+        made: dict[str, float] = {}
+        for name, metric in loaded.items():
+            said = _softmax(logits) if name == "calibration_error" else logits.argmax(-1)
+            made |= metric.compute(predictions=said, references=labels)
+        return made
+
+    return judge
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    chances = np.exp(logits - logits.max(-1, keepdims=True))
+    return chances / chances.sum(-1, keepdims=True)

@@ -1,0 +1,81 @@
+"""Metric modules: offline, equal to what they are named for, usable by Trainer; and the diagram of reliability."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import hf_reprogram as hr
+from hf_reprogram.errors import ConfigError, UsageError
+from hf_reprogram.metrics import calibration
+from hf_reprogram.testing import ROWS, build, program_config
+from hf_reprogram.tools import metrics
+
+
+LOGITS = np.array([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0], [1.0, 0.5]])
+TRUTH = np.array([0, 0, 1, 1])
+
+
+def test_each_loads_by_its_path_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import evaluate
+
+    monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
+    for name in metrics.names():
+        module = evaluate.load(str(Path(metrics.__file__).parent / name))
+        assert module.description.endswith(".") and name.replace("_", "") == type(module).__name__.lower()
+
+
+def test_they_are_what_their_names_say() -> None:
+    found = hr.compute_metrics("accuracy", "macro_f1", "balanced_accuracy", "calibration_error")(
+        SimpleNamespace(predictions=LOGITS, label_ids=TRUTH)
+    )
+    assert found["accuracy"] == 0.75 == found["balanced_accuracy"]  # one of the second label's two rows is wrong
+    assert found["macro_f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    chances = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
+    assert found["calibration_error"] == pytest.approx(calibration(chances, TRUTH)[0], abs=1e-6)
+
+
+def test_calibration_by_hand() -> None:
+    """Bins (0.6, 0.8] and (0.8, 1]: three rows at 0.7, of which two are right, and one at 0.9, right."""
+    chances = np.array([[0.7, 0.3], [0.7, 0.3], [0.3, 0.7], [0.9, 0.1]])
+    error, table = calibration(chances, np.array([0, 1, 1, 0]), bins=5)
+    np.testing.assert_allclose(table[3:], [[3, 0.7, 2 / 3], [1, 0.9, 1.0]])
+    assert error == pytest.approx((3 * (0.7 - 2 / 3) + 0.1) / 4) and np.isnan(table[0, 1])
+    assert calibration(np.array([[1.0, 0.0]]), np.array([0]))[0] == 0.0  # a probability of 1 has a bin
+
+
+def test_alignment_sees_no_scale_and_no_offset_of_both_together() -> None:
+    metric = hr.load_metric("alignment")
+    x, y = np.random.default_rng(0).normal(size=(2, 20, 3))
+
+    def far(a: np.ndarray, b: np.ndarray) -> float:
+        return metric.compute(predictions=a.tolist(), references=b.tolist())["alignment"]
+
+    assert far(x, x) == pytest.approx(0.0, abs=1e-6)
+    assert far(50 * x + 3, 50 * y + 3) == pytest.approx(far(x, y), rel=1e-4)
+    assert far(x, y + 5) > far(x, y)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [(("acuracy",), "acuracy"), (("alignment",), "alignment"), ((), "none")], ids=str
+)
+def test_names_that_are_none(given: tuple[str, ...], says: str) -> None:
+    with pytest.raises(ConfigError, match=f"{says}.*balanced_accuracy"):
+        hr.compute_metrics(*given)
+    with pytest.raises(ConfigError, match="did you mean 'accuracy'"):
+        hr.load_metric("acuracy")
+
+
+def test_the_diagram_shows_each_bin() -> None:
+    model = build(program_config("prompt"), "llama")
+    axes = hr.plot_reliability(model, ROWS, bins=5).axes[0]
+    heights = [bar.get_height() for bar in axes.patches]
+    assert len(heights) == 5 and "calibration error" in axes.get_title() and "6 rows" in axes.get_title()
+    logits = np.array([row["score"] for row in model.predict(ROWS)])
+    filled = np.unique(np.minimum((logits * 5).astype(int), 4))
+    assert {i for i, height in enumerate(heights) if height > 0} <= set(filled)
+    with pytest.raises(UsageError, match="regression"):
+        hr.plot_reliability(SimpleNamespace(problem_type=lambda: "regression"), ROWS)
