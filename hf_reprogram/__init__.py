@@ -44,6 +44,7 @@ _NAMES = {
     "plot_program": "tools.figures",
     "plot_reliability": "tools.diagrams",
     "plot_selection": "tools.diagrams",
+    "search_mappings": "training.search",
     "select": "tools.select",
     "target_symbols": "symbols",
 }

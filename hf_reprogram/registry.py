@@ -86,6 +86,14 @@ class Options(metaclass=Strict):
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
+def chosen(options: Any, f: dataclasses.Field) -> bool:
+    """Whether the user chose a field of some options: not the default, and not filled in for him."""
+    if filled_in(f):
+        return False
+    default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+    return getattr(options, f.name) != default
+
+
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)

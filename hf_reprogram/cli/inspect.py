@@ -93,14 +93,14 @@ def facts(name: str, folder: Path, config: Any, tensors: dict[str, Any]) -> dict
         tensors: what is saved, by name.
     """
     from ..artefact import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
-    from ..registry import about
+    from ..registry import about, chosen
 
     def method(options: Any) -> dict[str, Any]:
         return {
             "type": options.type,
             "about": about(options.kind, options.type),
             "options": {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name != "type"},
-            "chosen": [f.name for f in dataclasses.fields(options) if _chosen(options, f)],
+            "chosen": [f.name for f in dataclasses.fields(options) if chosen(options, f)],
         }
 
     answers = config.labels or config.problem_type == "transcription"
@@ -138,16 +138,6 @@ def facts(name: str, folder: Path, config: Any, tensors: dict[str, Any]) -> dict
 
 def _there(folder: Path, name: str) -> bool:
     return (Path(folder) / name).is_file()
-
-
-def _chosen(options: Any, f: dataclasses.Field) -> bool:
-    """Whether the user chose it: not the default, and not filled in for him."""
-    from ..registry import filled_in
-
-    if filled_in(f):
-        return False
-    default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-    return getattr(options, f.name) != default
 
 
 def _on_its_base(folder: Path, base: str | None) -> Any:

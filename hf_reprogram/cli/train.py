@@ -16,6 +16,7 @@ HELP = "train a program by a recipe"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe and what to change in it."""
     parser.add_argument("recipe", metavar="RECIPE.yaml", help="see scripts/recipes")
+    parser.add_argument("--mapping-search", action="store_true", help="rank mappings on train first, take the best")
     parser.add_argument("overrides", metavar="KEY.SUB=VALUE", nargs="*", help="changes, the value in YAML")
 
 
@@ -24,7 +25,8 @@ def run(options: argparse.Namespace) -> int:
     from .. import presets
     from ..training import recipe, source
 
-    made = recipe.load(options.recipe, options.overrides)
+    wanted = ["mapping_search=true"] if options.mapping_search else []
+    made = recipe.load(options.recipe, [*options.overrides, *wanted])
     source.look_for_files(made.data)
     if made.preset is not None:
         presets.preset(made.preset)

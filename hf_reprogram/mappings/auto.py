@@ -51,6 +51,7 @@ class Auto(Residual):
     Options = AutoConfig
     paper = "2202.10629"
     example = {"sources": 4}
+    tries = ({},)
 
     def fit(self, values: Any, labels: Any) -> None:
         super().fit(values, labels)

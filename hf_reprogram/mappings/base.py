@@ -95,6 +95,7 @@ class Mapping(nn.Module):
     Class facts:
         Options, paper, example, xfail: as for programs.
         learning_rate: a rate that works for its parameters.
+        tries: options by which `search_mappings` tries it.
 
     Args:
         options: an instance of Options, resolved.
@@ -108,6 +109,7 @@ class Mapping(nn.Module):
     paper: ClassVar[str] = ""
     example: ClassVar[dict[str, Any]] = {}
     xfail: ClassVar[dict[str, str]] = {}
+    tries: ClassVar[tuple[dict[str, Any], ...]] = ()
 
     def __init__(self, options: MappingOptions, backbone: Any, labels: list[str] | None, problem_type: str) -> None:
         super().__init__()

@@ -47,6 +47,7 @@ class Bayesian(ScoreMapping):
     Options = BayesianConfig
     paper = "2410.24018"
     example = {"count": "likely"}
+    tries = ({}, {"count": "likely"})
 
     @classmethod
     def weigh_sources(

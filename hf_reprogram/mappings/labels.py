@@ -129,6 +129,7 @@ class Labels(Mapping):
     Options = LabelsConfig
     paper = "1806.11146, 2007.08714, 2106.09296, 2211.11635"
     example = {"per_label": 2}
+    tries = ({}, {"method": "assignment"})
 
     def __init__(self, options: LabelsConfig, backbone: Any, labels: list[str], problem_type: str) -> None:
         super().__init__(options, backbone, labels, problem_type)

@@ -99,6 +99,12 @@ class Linear(Mapping):
     learning_rate = 1e-3
     paper = "2202.10629"
     example = {"on": "state", "pool": "mean", "solver": "gradient"}
+    tries = (
+        *({"pool": pool} for pool in ("mean", "answer", "statistics")),
+        *({"pool": "mean", "solver": "logistic", "inverse_penalty": c} for c in (0.003, 0.03, 0.3)),
+        {"on": "classes"},
+        {"on": "source"},
+    )
 
     def __init__(self, options: LinearConfig, backbone: Any, labels: list[str], problem_type: str) -> None:
         super().__init__(options, backbone, labels, problem_type)

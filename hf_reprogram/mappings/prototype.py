@@ -44,6 +44,7 @@ class Prototype(ScoreMapping):
     Options = PrototypeConfig
     paper = "2203.09770"
     example = {"shape": "round"}
+    tries = ({}, {"shape": "shrunk"})
 
     @classmethod
     def weigh_sources(

@@ -45,6 +45,7 @@ class Transport(ScoreMapping):
     Options = TransportConfig
     paper = "10.1007/978-3-031-72764-1"
     example = {"mass": 0.9}
+    tries = ({},)
 
     @classmethod
     def weigh_sources(

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
+
 from .. import presets
 from ..artefact import CARD_FILE
 from ..auto import AUTO_CLASSES, DTYPES
@@ -27,6 +29,7 @@ from .arguments import training_arguments
 from .checkpoints import last_whole
 from .estimation import estimate
 from .recipe import BaseRecipe, Recipe
+from .search import search_mappings
 from .trainer import ReprogramTrainer, make_trainer, parameter_groups
 
 
@@ -65,11 +68,12 @@ def run(recipe: Recipe) -> Result:
         rows = source.load(recipe.data, wanted, labels, recipe.seed, alone=config.mapping.targets() is not None)
     writes = config.problem_type == "transcription"
     base, tokenizer = load_base(recipe.base, writes or bool(getattr(config.mapping, "words", None)))
+    say = print if arguments.process_index == 0 else lambda *_: None
+    trials = _search(base, config, tokenizer, recipe, rows, arguments.device, say) if recipe.mapping_search else {}
     model = get_reprogram_model(base, config, processing_class=tokenizer, seed=recipe.seed)
     if "max_grad_norm" not in recipe.training:
         arguments.max_grad_norm = model.backbone.rms()  # 1.0 in the base's own units (N30)
 
-    say = print if arguments.process_index == 0 else lambda *_: None
     streams = "a stream of" if recipe.data.streaming else f"{len(rows.train):,}"
     say(f"{recipe.name}: {streams} rows to learn from, {len(rows.validation):,} to validate on")
     if any(p.requires_grad for p in model.parameters()):
@@ -86,7 +90,7 @@ def run(recipe: Recipe) -> Result:
     problem = verdict(metrics, baselines, *BEST[config.problem_type])
     if problem and arguments.process_index == 0:
         warnings.warn(problem, UserWarning, stacklevel=2)
-    result = _save(recipe, model, {**_about(recipe, rows), **record}, trainer, arguments)
+    result = _save(recipe, model, {**_about(recipe, rows), **trials, **record}, trainer, arguments)
     say(f"saved in {result.output}; its card is {result.card}")
     return result
 
@@ -161,6 +165,21 @@ def load_base(base: BaseRecipe, words: bool = True) -> tuple[Any, Any]:
 
 
 # The run -------------------------------------------------------------------------------------------------------------
+
+
+def _search(
+    base: Any, config: ReprogramConfig, processor: Any, recipe: Recipe, rows: Any, device: Any, say: Any
+) -> dict[str, Any]:
+    """Give the config the best mapping; the record of what was tried."""
+    base.to(device)
+    found = search_mappings(base, config, rows.train, processor, features=rows.names, seed=recipe.seed)
+    for trial in found.trials:
+        say(f"{100 * trial.accuracy:6.1f} +- {100 * trial.error:.1f}  {trial.name}")
+    for name, why in found.left_out.items():
+        logger.info("%s was not tried: %s", name, why)
+    # Ranks may see other last digits: all take what the first one found.
+    (config.mapping,) = broadcast_object_list([found.best.options])
+    return {"mapping_search": {t.name: {"accuracy": t.accuracy, "error": t.error} for t in found.trials}}
 
 
 def _train(recipe: Recipe, trainer: ReprogramTrainer, rows: source.Source, say: Any) -> dict[str, Any]:

@@ -71,6 +71,8 @@ class Recipe:
         base, data: the sections.
         config: fields of `ReprogramConfig`; or `preset`, its name, with `options`, its `labels` and changes.
         training: fields of `TrainingArguments`.
+        mapping_search: put in the place of the config's mapping the one that cross-validation on the rows to learn
+            from finds best, the config's own among those that are tried; the program is as it starts.
         seed: of the program's start, the order of rows and the validation split.
         output: folder of the artefact; checkpoints lie under it.
         cards: folder of the card NAME.md.
@@ -85,6 +87,7 @@ class Recipe:
     preset: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    mapping_search: bool = False
     seed: int = 0
     cards: str = "model_cards"
     resume: str = "auto"
@@ -140,6 +143,8 @@ def build(values: dict[str, Any], where: str) -> Recipe:
         raise ConfigError("name", f"{recipe.name!r}", "a name that a file can have: letters, digits, _ . -")
     if not 0 < recipe.data.validation_share < 1:
         raise ConfigError("data.validation_share", f"{recipe.data.validation_share}", "a share between 0 and 1")
+    if recipe.data.streaming and recipe.mapping_search:
+        raise ConfigError("mapping_search", "true, and data.train streams: no folds can be made of it", "false")
     if recipe.data.streaming:
         _check_stream(recipe)
     return recipe

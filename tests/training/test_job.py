@@ -88,6 +88,27 @@ def test_the_same_recipe_gives_the_same_program(recipe: Path) -> None:
     assert not torch.equal(slots(job.run(load(recipe, ["seed=1"]))), slots(first))
 
 
+def test_the_mapping_is_searched_on_the_rows_to_learn_from(
+    recipe: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    search = job.search_mappings
+
+    def watched(base: Any, config: Any, rows: Any, *given: Any, **named: Any) -> Any:
+        seen.append(len(rows))
+        return search(base, config, rows, *given, **named)
+
+    monkeypatch.setattr(job, "search_mappings", watched)
+    result = job.run(load(recipe, ["mapping_search=true"]))
+    tried = result.record["mapping_search"]
+    assert seen == [18] and "verbalizer" in tried and "linear (pool mean)" in tried
+    best = max(tried.values(), key=lambda t: t["accuracy"])["accuracy"]
+    chosen = next(t for name, t in tried.items() if name.split(" ")[0] == result.model.active_mapping().options.type)
+    assert chosen["accuracy"] == best and re.search(r"\+- .*linear \(pool mean\)", capsys.readouterr().out)
+    assert main(["train", str(recipe), "--mapping-search", "data.streaming=true"]) == 2
+    assert "no folds can be made" in capsys.readouterr().err
+
+
 class TestResume:
     """`resume: auto` goes on from the last whole checkpoint, and ends where an uninterrupted run ends."""
 

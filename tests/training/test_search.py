@@ -1,0 +1,118 @@
+"""Search of a mapping: each is judged by rows that it has not seen, under the programs as they start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import StratifiedKFold
+
+import hf_reprogram as hr
+from hf_reprogram.errors import DataError, UsageError
+from hf_reprogram.mappings.linear import fixed_penalty, ridge
+from hf_reprogram.testing import AUDIO_ROWS, ROWS, tiny
+from hf_reprogram.testing.helpers import LABELS, flags, state_hash
+
+
+MEAN: dict[str, Any] = {"type": "linear", "on": "state", "pool": "mean"}
+
+
+def config(program: Any = "none", mapping: Any = MEAN, **more: Any) -> hr.ReprogramConfig:
+    return hr.ReprogramConfig(program=program, mapping=mapping, labels=LABELS, **more)
+
+
+@pytest.mark.parametrize(
+    ("family", "template", "names"),
+    [
+        ("bert-encoder", "{text}", {"linear (pool mean)", "linear (pool statistics)"}),
+        ("bert-classifier", "{text}", {"linear (on classes)", "bayesian", "labels", "prototype", "transport", "auto"}),
+        ("llama", "{text}{answer}", {"linear", "linear (on source)", "bayesian", "prototype (shape shrunk)"}),
+    ],
+)
+def test_what_a_base_and_a_template_allow_is_tried_and_the_base_given_back(
+    family: str, template: str, names: set[str]
+) -> None:
+    base, tokenizer = tiny(family)
+    before = state_hash(base), flags(base)
+    found = hr.search_mappings(base, config({"type": "none", "template": template}), ROWS * 4, tokenizer)
+    assert names <= {t.name for t in found.trials}
+    shares = [t.accuracy for t in found.trials]
+    assert shares == sorted(shares, reverse=True) and found.best is found.trials[0]
+    assert (state_hash(base), flags(base)) == before
+    assert ("linear" in found.left_out) == (family != "llama")  # no answer slot to read
+
+
+def test_the_accuracy_is_that_of_fits_on_the_other_folds() -> None:
+    base, tokenizer = tiny("bert-encoder")
+    rows = [{**row, "text": f"{row['text']} {word}"} for word in ("good", "bad", "day") for row in ROWS]
+    trial = hr.search_mappings(base, config(), rows, tokenizer, candidates=[], folds=3, seed=5).best
+    model = hr.get_reprogram_model(base, config(), processing_class=tokenizer)
+    frozen = model.frozen_rows(rows)
+    z, y = frozen.values.double().numpy(), frozen.labels.numpy()
+    right = []
+    for rest, part in StratifiedKFold(3, shuffle=True, random_state=5).split(z, y):
+        fit = Ridge(alpha=ridge(z[rest], np.eye(2)[y[rest]])[2]).fit(z[rest], np.eye(2)[y[rest]])
+        right += (fit.predict(z[part]).argmax(1) == y[part]).tolist()
+    assert trial.accuracy == np.mean(right) and trial.numbers == 2 * z.shape[1] + 2
+    assert fixed_penalty(z) > 0
+    model.unload()
+
+
+def test_an_untrained_program_stands_before_it() -> None:
+    base, tokenizer = tiny("llama")
+    program = {"type": "prompt", "template": "{prompt:3} {text}"}
+    with_slots = hr.search_mappings(base, config(program), ROWS * 4, tokenizer, candidates=[])
+    again = hr.search_mappings(base, config(program), ROWS * 4, tokenizer, candidates=[])
+    assert with_slots.best.accuracy == again.best.accuracy
+
+
+def test_of_sounds() -> None:
+    base, extractor = tiny("wav2vec2-classifier")
+    found = hr.search_mappings(base, hr.ReprogramConfig(mapping=MEAN, labels=LABELS), AUDIO_ROWS * 3, extractor)
+    assert {"linear (pool mean)", "linear (on classes)"} <= {t.name for t in found.trials}
+
+
+def test_label_words_need_no_fit_and_what_trains_is_left_out() -> None:
+    base, tokenizer = tiny("llama")
+    words = {"type": "verbalizer", "words": {"negative": [" bad"], "positive": [" good"]}}
+    program = {"type": "none", "template": "{text} It was{answer}"}
+    given = [hr.LinearConfig(on="state", pool="mean", solver="gradient")]
+    given.append(hr.VerbalizerConfig(words=words["words"], calibration="contextual"))
+    found = hr.search_mappings(base, config(program, words), ROWS * 2, tokenizer, candidates=given)
+    assert {t.name for t in found.trials} == {"verbalizer", "verbalizer (calibration contextual)"}
+    assert list(found.left_out.values()) == ["it trains by gradients"]
+    for trial in found.trials:
+        model = hr.get_reprogram_model(base, config(program, trial.options), processing_class=tokenizer)
+        if model.active_mapping().needs_fit:
+            model.fit_mapping()
+        assert trial.accuracy == pytest.approx(model.evaluate(ROWS)["accuracy"])
+        base = model.unload()
+
+
+def test_the_best_can_be_used(tmp_path: Any) -> None:
+    base, tokenizer = tiny("bert-classifier")
+    made = config()
+    made.mapping = hr.search_mappings(base, made, ROWS * 4, tokenizer).best.options
+    model = hr.get_reprogram_model(base, made, processing_class=tokenizer)
+    model.fit_mapping(ROWS)
+    model.save_pretrained(tmp_path)
+    before = torch.tensor([row["score"] for row in model.predict(ROWS)])
+    loaded = hr.ReprogramModel.from_pretrained(model.unload(), tmp_path, processing_class=tokenizer)
+    assert torch.equal(before, torch.tensor([row["score"] for row in loaded.predict(ROWS)]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "says"),
+    [
+        (ROWS[:2], {}, "at least two rows of every label"),
+        ([{"text": "so good"}], {}, "without labels"),
+        (ROWS, {"problem_type": "multi_label_classification"}, "one label for each row"),
+    ],
+)
+def test_rows_that_cannot_be_judged(rows: list[Any], more: dict[str, Any], says: str) -> None:
+    base, tokenizer = tiny("bert-encoder")
+    with pytest.raises((DataError, UsageError), match=says):
+        hr.search_mappings(base, config(**more), rows, tokenizer)
