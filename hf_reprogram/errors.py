@@ -60,6 +60,10 @@ class UsageError(ReprogramError, RuntimeError):
     """A call that makes no sense in the present state of the model."""
 
 
+class BudgetError(ReprogramError, RuntimeError):
+    """More queries, or more time, than were allowed; nothing was sent of what would have gone beyond."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a foreign error, cut to a length that fits into one of ours.
 

@@ -115,6 +115,8 @@ _BART = Family(
 _MBART = replace(_BART, decoder_prefix=("decoder_start_token_id", "forced_bos_token_id"))
 
 FAMILIES: dict[str, Family] = {
+    # Asked, not run (hf_reprogram.sources.remote)
+    "remote_text": Family(body="model", embed="embed_tokens", head="", classify=("score",)),
     # Causal
     "llama": _LLAMA,
     "mistral": _LLAMA,

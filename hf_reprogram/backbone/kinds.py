@@ -12,6 +12,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CTC_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
     MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
@@ -113,6 +114,8 @@ def kind_of(base: PreTrainedModel) -> str:
     if base.main_input_name != "input_ids":
         raise BaseModelError("model", f"{name} takes {base.main_input_name}", "a model that reads or hears")
     kind = next((k for k, facts in KINDS.items() if any(_lists(names, name) for names in facts.names)), None)
+    if kind is None and MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(base.config), None) is type(base):
+        kind = "classifier"  # one that was registered with its auto class
     if kind is None:
         raise BaseModelError(
             "model", f"{name} has no head that we can read", "a model from " + ", ".join(_auto_classes())

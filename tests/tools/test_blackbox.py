@@ -1,0 +1,226 @@
+"""Training by answers alone: estimates by hand, budgets, a program that is taken only where it is worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import hf_reprogram as hr
+from hf_reprogram.errors import ConfigError, DataError, UsageError
+from hf_reprogram.testing import ROWS, tiny
+from hf_reprogram.testing.helpers import LABELS, state_hash
+from hf_reprogram.tools.blackbox.fit import _Space
+from hf_reprogram.tools.blackbox.optimisers import SEARCHES, OnePlusOne, one_sided, search_of, two_sided
+
+
+def square(x: np.ndarray) -> np.ndarray:
+    return np.square(x).sum(-1)
+
+
+class TestEstimates:
+    """The reference's vectors (M§B): L(w) = |w|^2 at (1, 2)."""
+
+    def test_bar_towards_the_gradient(self) -> None:
+        at = np.array([1.0, 2.0])
+        assert one_sided(np.vstack([at, at + 0.1 * np.eye(2)]), square(np.vstack([at, at + 0.1 * np.eye(2)]))) == (
+            pytest.approx([2.1, 4.1])
+        )
+        search = search_of("bar", 2, 0, 20_000)
+        search.mean = at
+        points = search.ask()
+        assert one_sided(points, square(points)) == pytest.approx([2.0, 4.0], abs=0.1)
+
+    def test_spsa_towards_the_gradient(self) -> None:
+        at, corner = np.array([1.0, 2.0]), 0.1 * np.array([0.6, -0.8])
+        points = np.stack([at + corner, at - corner])
+        assert two_sided(points, square(points)) == pytest.approx([-10 / 3, 2.5])
+        search = search_of("spsa", 2, 0, 50_000)
+        search.mean = at
+        points = search.ask()
+        assert np.abs(points[: len(points) // 2] - at).min() >= 0.5 * 0.1 * 0.999  # nothing is divided by less
+        assert two_sided(points, square(points)) == pytest.approx([2.0, 4.0], abs=0.1)
+
+    @pytest.mark.parametrize("name", SEARCHES)
+    def test_each_finds_a_minimum_the_same_way_twice(self, name: str) -> None:
+        target, found = np.linspace(-1, 1, 8), []
+        for _ in range(2):
+            search, used, best = search_of(name, 8, 3), 0, np.inf
+            while used < 800:
+                points = search.ask()
+                losses = square(points - target)
+                search.tell(points, losses)
+                used, best = used + len(points), min(best, losses.min())
+            found.append((best, search.mean))
+        assert found[0][0] < 0.05 * square(target)
+        np.testing.assert_array_equal(found[0][1], found[1][1])
+
+    def test_one_success_in_five_keeps_the_step(self) -> None:
+        search = OnePlusOne(3, 0)
+        search.tell(search.ask(), np.array([1.0]))
+        start = search.sigma
+        for loss in (0.9, 2.0, 2.0, 2.0, 2.0):
+            search.tell(search.ask(), np.array([loss]))
+        assert search.sigma == pytest.approx(start)
+
+    @pytest.mark.parametrize(("scale", "name"), [(1e6, "spsa"), (1e6, "antithetic")])
+    def test_large_losses_do_not_run_away(self, scale: float, name: str) -> None:
+        """Raw SPSA steps diverge where losses are large (M§B.7)."""
+        search = search_of(name, 10, 0)
+        for _ in range(50):
+            points = search.ask()
+            search.tell(points, scale * square(points - 1.0))
+        assert np.abs(search.mean).max() < 3.0
+
+
+def ask(texts: Sequence[str]) -> list[list[float]]:
+    return [[float(t.count("o")), float(t.count("e")), 1.0] for t in texts]
+
+
+TEXTS = [
+    {"text": text, "label": label}
+    for text, label in [("foo", "o"), ("eel", "e"), ("wood", "o"), ("bee", "e"), ("oboe", "o"), ("teepee", "e")] * 2
+]
+
+
+def of_a_local_model(program: Any, mapping: Any = None) -> hr.ReprogramModel:
+    base, tokenizer = tiny("bert-classifier")
+    mapping = mapping or hr.LinearConfig(on="classes")
+    config = hr.ReprogramConfig(program=program, mapping=mapping, labels=LABELS)
+    return hr.get_reprogram_model(base, config, processing_class=tokenizer)
+
+
+PROMPT = {"type": "prompt", "template": "{prompt:4} {text}"}
+
+
+class TestFit:
+    """`fit_blackbox`."""
+
+    def test_the_map_alone_is_what_fit_mapping_finds(self) -> None:
+        model, same = of_a_local_model("none"), of_a_local_model("none")
+        outcome = hr.fit_blackbox(model, ROWS, validation=ROWS)
+        same.fit_mapping(ROWS)
+        assert torch.equal(model.active_mapping().matrix, same.active_mapping().matrix)
+        assert (outcome.chosen, outcome.optimizer, outcome.evaluations) == ("map only", "none", 1)
+        assert outcome.wanted == outcome.sent == 2 * len(ROWS)
+        assert model.peft_config["default"].training["blackbox"]["chosen"] == "map only"
+
+    @pytest.mark.parametrize("name", SEARCHES)
+    def test_no_gradient_is_taken_and_the_base_is_as_it_was(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = of_a_local_model(PROMPT)
+        before = state_hash(model.backbone.base)
+
+        def refused(*_: Any, **__: Any) -> None:
+            raise AssertionError("a gradient was asked for")
+
+        monkeypatch.setattr(torch.Tensor, "backward", refused)
+        monkeypatch.setattr(torch.autograd, "grad", refused)
+        outcome = hr.fit_blackbox(model, ROWS * 2, evaluations=40, optimizer=name, validation=ROWS)
+        assert 1 < outcome.evaluations <= 40 and outcome.loss <= outcome.loss_of_map
+        assert outcome.validation >= outcome.validation_of_map
+        assert state_hash(model.backbone.base) == before
+
+    def test_what_is_left_in_force_is_what_was_judged(self) -> None:
+        for seed in range(3):
+            model = of_a_local_model(PROMPT, hr.LabelsConfig())
+            outcome = hr.fit_blackbox(model, ROWS, ROWS, evaluations=330, seed=seed)
+            assert model.evaluate(ROWS)["accuracy"] == pytest.approx(outcome.validation)
+            if outcome.chosen == "program":
+                assert outcome.validation > outcome.validation_of_map
+
+    def test_a_program_that_is_no_better_is_not_taken(self) -> None:
+        model = of_a_local_model(PROMPT, hr.LinearConfig(on="state", pool="mean"))
+        start = model.active_programs()[0].slots.detach().clone()
+        outcome = hr.fit_blackbox(model, ROWS, ROWS, evaluations=330)
+        assert outcome.validation_of_map == 1.0 and outcome.chosen == "map only"
+        assert torch.equal(model.active_programs()[0].slots, start)
+
+    def test_auto_searches_only_where_it_is_worth_it(self) -> None:
+        assert hr.fit_blackbox(of_a_local_model(PROMPT), ROWS, ROWS, evaluations=299).optimizer == "none"
+        assert hr.fit_blackbox(of_a_local_model(PROMPT), ROWS, ROWS, evaluations=300).optimizer == "cma"
+        assert hr.fit_blackbox(of_a_local_model("none"), ROWS, ROWS, evaluations=9000).optimizer == "none"
+
+    def test_a_large_program_is_searched_on_a_fixed_projection(self) -> None:
+        model = of_a_local_model(PROMPT)
+        whole = model.active_programs()[0].slots.numel()
+        space = _Space(model, None, 0)
+        assert whole > 100 and space.size == 50
+        np.testing.assert_array_equal(space.numbers(np.zeros(50)), space.start)
+        z = np.eye(50)[0]
+        np.testing.assert_array_equal(space.numbers(z), _Space(model, None, 0).numbers(z))
+        spread = (space.numbers(np.ones(50)) - space.start).std()
+        assert spread == pytest.approx(space.unit.mean(), rel=0.2)  # a unit of z moves each number by a unit
+        assert _Space(model, 10**6, 0).projection is None
+
+    def test_a_model_that_is_asked_is_asked_once(self, tmp_path: Path) -> None:
+        sent = []
+        for most in (None, 2 + 12, 0):
+            base, tokenizer = hr.remote_text(
+                ask, ["o", "e", "one"], "letters", cache=tmp_path / f"{most == 0}.db", most=most
+            )
+            config = hr.ReprogramConfig(
+                program={"type": "none", "template": "{text}"}, mapping=hr.LinearConfig(on="classes"),
+                labels=["o", "e"],
+            )  # fmt: skip
+            if most == 0:
+                with pytest.raises(hr.BudgetError):
+                    hr.get_reprogram_model(base, config, processing_class=tokenizer)
+                continue
+            model = hr.get_reprogram_model(base, config, processing_class=tokenizer)
+            outcome = hr.fit_blackbox(model, TEXTS)
+            sent.append(base.model.channel.sent)
+            assert outcome.validation == 1.0 and outcome.wanted == len(TEXTS)
+        assert sent == [2 + 6, 0]  # two of the probe; six texts, each of which stands twice
+
+    def test_a_budget_that_ends_in_the_search_leaves_the_best_so_far(self) -> None:
+        def waves(given: Sequence[Any]) -> list[list[float]]:
+            return [[float(w.mean()), float(w.std()), float(w[:800].std())] for w in given]
+
+        from hf_reprogram.testing import AUDIO_ROWS
+
+        base, extractor = hr.remote_audio(waves, ["a", "b", "c"], "stats", most=100)
+        config = hr.ReprogramConfig(program="waveform", mapping=hr.LinearConfig(on="classes"), labels=LABELS)
+        model = hr.get_reprogram_model(base, config, processing_class=extractor)
+        outcome = hr.fit_blackbox(model, AUDIO_ROWS, AUDIO_ROWS, evaluations=1000)
+        assert "more are needed" in outcome.stopped and outcome.sent <= 100
+        assert model.evaluate(AUDIO_ROWS)["accuracy"] == pytest.approx(outcome.validation)
+
+    def test_answers_that_are_not_the_same_twice_are_told(self, caplog: pytest.LogCaptureFixture) -> None:
+        random = np.random.default_rng(0)
+        base, extractor = hr.remote_audio(lambda w: random.normal(size=(len(w), 2)), ["a", "b"], "noise")
+        config = hr.ReprogramConfig(program="waveform", mapping=hr.LinearConfig(on="classes"), labels=LABELS)
+        model = hr.get_reprogram_model(base, config, processing_class=extractor)
+        from hf_reprogram.testing import AUDIO_ROWS
+
+        hr.fit_blackbox(model, AUDIO_ROWS, AUDIO_ROWS, evaluations=20, optimizer="one_plus_one")
+        assert "Two answers to one question differ" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("change", "error", "says"),
+        [
+            ({"optimizer": "cmaes"}, ConfigError, "one of auto, cma.*did you mean 'cma'"),
+            ({"optimizer": "cma", "evaluations": 16}, UsageError, "generations have 16 points"),
+            ({"evaluations": 0}, UsageError, "a whole number from 1"),
+            ({"rows": [{"text": "so good"}] * 4}, DataError, "without labels"),
+            ({"rows": ROWS[:2], "validation": None}, DataError, "no quarter of them has each label"),
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_meant(self, change: dict[str, Any], error: type[Exception], says: str) -> None:
+        given = {"rows": ROWS, "validation": ROWS} | change
+        with pytest.raises(error, match=says):
+            hr.fit_blackbox(of_a_local_model(PROMPT), **given)
+
+    def test_a_map_that_trains(self) -> None:
+        model = of_a_local_model("none", hr.LinearConfig(on="classes", solver="gradient"))
+        with pytest.raises(UsageError, match="trains by gradients"):
+            hr.fit_blackbox(model, ROWS)
+
+    def test_seed_0_is_a_seed(self) -> None:
+        """cma takes 0 for the time of day."""
+        draws = [search_of("cma", 5, 0).ask() for _ in range(2)]
+        np.testing.assert_array_equal(*draws)
