@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,9 +13,9 @@ from torch import Tensor, nn
 from ..batch import Batch, Reading
 from ..errors import ConfigError, UsageError
 from ..registry import option
+from ._drawn import Drawn, DrawnOptions, kept_logit, looked_up, without_candidates
 from ._symbols import SymbolOptions, symbol_index
 from ._tokens import nearest, plain_tokens, spelled
-from .base import Program
 
 
 MOST = 2**28  # numbers of a table: a gigabyte, and four in training
@@ -26,7 +23,7 @@ SHOWN = 32  # contexts of explain
 
 
 @dataclass
-class VocabularyConfig(SymbolOptions):
+class VocabularyConfig(DrawnOptions, SymbolOptions):
     """Options of `vocabulary`.
 
     Example:
@@ -47,25 +44,6 @@ class VocabularyConfig(SymbolOptions):
         high=10_000_000,
     )
     rank: int | None = option(None, "Rank of the table as two factors; None is a full one.", low=1, high=4096)
-    estimator: str = option(
-        "straight_through",
-        "What the base reads in training: a drawn token, its gradient that of the mixture (straight_through), or the "
-        "mixture of tokens itself (gumbel_softmax).",
-        choices=("straight_through", "gumbel_softmax"),
-    )
-    eval_mode: str = option(
-        "hard",
-        "What it reads otherwise: the likeliest token (hard), or the mixture at temperature 1 (soft).",
-        choices=("hard", "soft"),
-    )
-    keep: float = option(
-        0.99, "Probability with which a symbol is at first read as the token where it starts.", low=0.001, high=0.9999
-    )
-    temperature: float = option(2.0, "Of the mixture, at the first step.", low=1e-3, high=100.0)
-    final_temperature: float = option(0.1, "The same at the end.", low=1e-3, high=100.0)
-    anneal_steps: int = option(
-        1000, "Passes in training over which the one falls to the other, in a line.", low=1, high=10**9
-    )
     folded: bool = option(False, "Filled in by fold: every symbol is its token, and nothing trains.")
 
     def validate(self) -> None:
@@ -74,9 +52,7 @@ class VocabularyConfig(SymbolOptions):
             raise ConfigError("VocabularyConfig.context", f"{self.context}", "an odd number of symbols")
 
     def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
-        if self.final_temperature > self.temperature:
-            what = f"{self.final_temperature}, above temperature={self.temperature}"
-            raise ConfigError("VocabularyConfig.final_temperature", what, "at most that: it falls")
+        self.check_temperatures()
         self.candidates = min(self.candidates, backbone.vocab_size)
         rows = self.context * len(self.symbols)
         if self.rank is not None and self.rank >= min(rows, self.candidates):
@@ -90,17 +66,15 @@ class VocabularyConfig(SymbolOptions):
             raise ConfigError("VocabularyConfig.candidates", f"a table of {what}", f"at most {MOST:,} numbers", fix)
 
 
-class Vocabulary(Program):
+class Vocabulary(Drawn):
     """x_t = E[v], v drawn with p_t = softmax(l_t), l_t = sum over j of table[j, s_(t+j)], s_t the symbol at t.
 
     The table is a convolution over the row's symbols, one for each place of the context; what stands beside them (the
     template's words, special tokens, padding) counts for nothing. v is one of S candidates, never a special token.
 
-    - In training y = softmax((l + g) / tau), g Gumbel noise of torch's own generator, tau falling in a line over
-      `anneal_steps` passes. `gumbel_softmax`: x = y E. `straight_through`: x = E[argmax y], with the gradient of y E.
-    - Otherwise x = E[argmax l], or with `eval_mode="soft"` softmax(l) E.
-    - Start: every symbol reads as one token with probability `keep`: as itself where the tokenizer has a token for it,
-      else as the candidate nearest to its pieces, else as any. Not as the mean of all, which says nothing.
+    What is drawn in training, and read otherwise, stands at `Drawn`. Start: every symbol reads as one token with
+    probability `keep`: as itself where the tokenizer has a token for it, else as the candidate nearest to its pieces,
+    else as any. Not as the mean of all, which says nothing.
 
     Parameters, logits: `table` (context, symbols, S), or `left` (context, symbols, rank) and `right` (rank, S). Saved
     beside them: `tokens` (S,) the candidates' ids, -1 where there are no more, and `steps`, the passes so far.
@@ -112,7 +86,6 @@ class Vocabulary(Program):
     """
 
     Options = VocabularyConfig
-    accepts = gives = "embeds"
     learning_rate = 0.1  # at 0.5 the start is lost within an epoch and a map behind it has nothing to hold on to
     paper = "1809.01829"
     example = {"symbols": "abcdefghijklmnopqrstuvwxyz", "context": 3, "template": "{text} it was{answer}"}
@@ -120,7 +93,6 @@ class Vocabulary(Program):
     def __init__(self, options: VocabularyConfig, backbone: Any, scale: float) -> None:
         super().__init__(options, backbone, scale)
         count, size = len(options.symbols), options.candidates
-        self._given: Tensor | None = None
         places = count if options.folded else size
         self.register_buffer("tokens", torch.full((places,), -1, dtype=torch.int32))
         if options.folded:
@@ -134,41 +106,15 @@ class Vocabulary(Program):
 
     # What is read
 
-    def forward(self, batch: Batch, backbone: Any) -> Batch:
-        there = self.places(batch).unsqueeze(-1)  # (batch, time, 1)
-        vectors = self._vectors(self._contexts(batch), backbone).to(batch.embeds.dtype)  # (symbols there, width)
-        return replace(batch, embeds=batch.embeds.masked_scatter(there, vectors))
-
     def places(self, batch: Batch) -> Tensor:
-        """(batch, time) whether a target symbol stands there."""
         there = symbol_index(batch) >= 0
         return there if batch.attention_mask is None else there & batch.attention_mask.bool()
 
     def logits(self, batch: Batch) -> Tensor:
-        """(symbols there, S) of the candidates at every place of `places`, row by row."""
         return self._logits(self._contexts(batch))
 
-    @contextmanager
-    def given(self, choice: Tensor) -> Iterator[None]:
-        """Within it, forward puts these candidates, (symbols there,) numbers below S, into the symbols' places."""
-        self._given = choice
-        try:
-            yield
-        finally:
-            self._given = None
-
-    @torch.no_grad()
-    def read(self, batch: Batch) -> Tensor:
-        """(batch, time) ids of what the base reads where each symbol is its likeliest token."""
-        chosen = self._chosen(self._contexts(batch)).to(batch.input_ids.dtype)
-        return batch.input_ids.masked_scatter(self.places(batch), chosen)
-
-    @property
-    def annealed(self) -> Tensor:
-        """(1,) the present temperature."""
-        options = self.options
-        done = (self.steps / options.anneal_steps).clamp(max=1.0)
-        return options.temperature + (options.final_temperature - options.temperature) * done
+    def chosen(self, batch: Batch) -> Tensor:
+        return self._chosen(self._contexts(batch))
 
     def _contexts(self, batch: Batch) -> Tensor:
         """(symbols there, context) numbers of each symbol and its neighbours, -1 where there is none."""
@@ -184,35 +130,18 @@ class Vocabulary(Program):
         total: Any = 0.0
         for place, symbols in enumerate(contexts.unbind(1)):
             rows = self.table[place] if self.options.rank is None else self.left[place]
-            # A lookup, not `rows[symbols]`: its backward adds up rows in a fixed order.
-            found = nn.functional.embedding(symbols.clamp(min=0), rows)
-            total = total + found * (symbols >= 0).unsqueeze(1)
+            total = total + looked_up(symbols.clamp(min=0), rows) * (symbols >= 0).unsqueeze(1)
         total = total if self.options.rank is None else total @ self.right
-        return total.masked_fill(self.tokens < 0, -torch.inf)
+        return without_candidates(total, self.tokens)
 
     def _chosen(self, contexts: Tensor) -> Tensor:
         """(symbols there,) id of the likeliest token of each."""
         return self.tokens[contexts[:, 0] if self.options.folded else self._logits(contexts).argmax(1)]
 
-    def _vectors(self, contexts: Tensor, backbone: Any) -> Tensor:
-        """(symbols there, width), in the base's own units."""
+    def _vectors(self, batch: Batch, backbone: Any) -> Tensor:
         if self.options.folded:
-            return backbone.embed(self._chosen(contexts).long()[None])[0]
-        if self._given is not None:
-            return backbone.embed(self.tokens[self._given].long()[None])[0]
-        scores = self._logits(contexts)
-        soft = self.options.eval_mode == "soft"
-        if self.training:
-            noise = -torch.empty_like(scores).exponential_().log()  # Gumbel
-            scores = (scores + noise) / self.annealed
-            self.steps += 1
-            soft = self.options.estimator == "gumbel_softmax"
-        if not soft:
-            hard = backbone.embed(self.tokens[scores.argmax(1)].long()[None])[0]
-            if not (torch.is_grad_enabled() and scores.requires_grad):
-                return hard
-        mixed = scores.softmax(1) @ backbone.embed(self.tokens.clamp(min=0).long()[None])[0].float()
-        return mixed if soft else hard + (mixed - mixed.detach())
+            return backbone.embed(self.chosen(batch).long()[None])[0]
+        return super()._vectors(batch, backbone)
 
     # Where it starts
 
@@ -240,8 +169,8 @@ class Vocabulary(Program):
         """Logits from the candidate (symbols,) at which each symbol should start."""
         options, middle, size = self.options, self.options.context // 2, len(vectors)
         if options.rank is None:
-            logit = math.log(max(size - 1, 1)) + math.log(options.keep / (1 - options.keep))
-            self.table[middle, torch.arange(len(start)), start.to(self.table.device)] = logit
+            rows = torch.arange(len(start))
+            self.table[middle, rows, start.to(self.table.device)] = kept_logit(options.keep, size)
             return
         # Directions in which tokens that are alike lie alike; as sharp as `keep` asks, where they can be told apart.
         down = torch.randn(vectors.shape[1], options.rank, generator=generator)
@@ -278,9 +207,7 @@ class Vocabulary(Program):
         if batch is not None:
             common = Counter(map(tuple, self._contexts(batch).tolist())).most_common(SHOWN)
             contexts = torch.tensor([context for context, _ in common], device=contexts.device)
-        rows: list[dict[str, Any]] = []
-        if not self.options.folded and int(self.steps):
-            rows.append({"temperature": float(self.annealed), "passes in training": int(self.steps)})
+        rows: list[dict[str, Any]] = [] if self.options.folded else self.progress()
         for context, found in zip(contexts.tolist(), self._likely(contexts), strict=True):
             told = {"symbol": names[context[len(context) // 2]]}
             if batch is not None:
@@ -288,13 +215,10 @@ class Vocabulary(Program):
             rows.append(told | found)
         return rows
 
-    def _likely(self, contexts: Tensor, count: int = 3) -> list[dict[str, Any]]:
+    def _likely(self, contexts: Tensor) -> list[dict[str, Any]]:
         if self.options.folded:
             return [{"ids": {"token": i}} for i in self._chosen(contexts).tolist()]
-        found = self._logits(contexts).softmax(1).topk(min(count, int((self.tokens >= 0).sum())))
-        ids = self.tokens[found.indices]
-        shares = [[round(p, 4) for p in row] for row in found.values.tolist()]
-        return [{"ids": {"tokens": i}, "shares": p} for i, p in zip(ids.tolist(), shares, strict=True)]
+        return self.likely(self._logits(contexts))
 
 
 def _share(logits: Tensor, start: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Train a `vocabulary` by what the frozen model answers alone: no gradient passes through the base (REINFORCE).
+"""Train `vocabulary` or `words` by what the frozen model answers alone: no gradient passes the base (REINFORCE).
 
 Tokens are drawn from the program's own distribution, the frozen model answers, and each draw is judged by its loss
 against the mean of the other draws of the same row (leave-one-out, M§B.4). The mapping, which stands behind the
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..data.rows import as_rows
 from ..errors import DataError, UsageError
-from ..programs.vocabulary import Vocabulary
+from ..programs._drawn import Drawn
 
 
 def leave_one_out(losses: Tensor) -> Tensor:
@@ -60,10 +60,10 @@ def fit_by_score(
     progress: bool | None = None,
     features: Any = None,
 ) -> list[float]:
-    """Train the active `vocabulary` program, and its mapping where that trains, by the base's answers alone.
+    """Train the active program of drawn tokens, and its mapping where that trains, by the base's answers alone.
 
     Args:
-        model: from `get_reprogram_model`, its programs `vocabulary` and others that do not train.
+        model: from `get_reprogram_model`, its programs `vocabulary` or `words`, and others that do not train.
         rows: labelled dict rows.
         epochs: times that every row is seen.
         samples: draws of tokens per row and step, each a pass of the base over the batch; at least two.
@@ -89,7 +89,7 @@ def fit_by_score(
 
     Papers: 1809.01829; leave-one-out as in 2201.08531.
     """
-    program = _vocabulary(model, samples)
+    program = _drawn(model, samples)
     features = features if features is not None else getattr(rows, "features", None)
     if model.active_mapping().needs_fit:
         model.fit_mapping(rows, features=features)
@@ -122,22 +122,22 @@ def fit_by_score(
     return losses
 
 
-def _vocabulary(model: Any, samples: int) -> Vocabulary:
+def _drawn(model: Any, samples: int) -> Drawn:
     """The one program that is trained so."""
     if samples < 2:
         raise UsageError("fit_by_score(samples)", f"{samples}", "at least 2: each is judged by the others")
     programs = model.active_programs()
     learn = [p for p in programs if any(q.requires_grad for q in p.parameters())]
-    if len(learn) != 1 or not isinstance(learn[0], Vocabulary):
+    if len(learn) != 1 or not isinstance(learn[0], Drawn):
         what = f"{' + '.join(p.options.type for p in learn) or 'no program'} would train"
-        raise UsageError("fit_by_score", what, "one vocabulary program: others need a gradient through the base")
+        raise UsageError("fit_by_score", what, "one vocabulary or words: others need a gradient through it")
     if model.active_mapping().options.continuations() is not None:
         raise UsageError("fit_by_score", "words of several tokens: each is a row of its own", "words of one token")
     return learn[0]
 
 
 def _step(
-    model: Any, program: Vocabulary, columns: dict[str, Any], samples: int, generator: torch.Generator
+    model: Any, program: Drawn, columns: dict[str, Any], samples: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """What to go down, a scalar, and the losses (draws, rows) of one batch."""
     device = model.backbone.device
@@ -151,7 +151,7 @@ def _step(
     return surrogate(losses, chances) + losses.mean(), losses.detach()
 
 
-def _losses(model: Any, program: Vocabulary, columns: dict[str, Any], draw: Tensor, labels: Tensor) -> Tensor:
+def _losses(model: Any, program: Drawn, columns: dict[str, Any], draw: Tensor, labels: Tensor) -> Tensor:
     """(rows,) the loss of each, with the graph of the mapping and of nothing before it."""
     mapping = model.active_mapping()
     with program.given(draw):

@@ -120,7 +120,7 @@ def test_what_cannot_be_trained_so() -> None:
     words = {"type": "verbalizer", "words": {"a": [" bad"], "b": [" good"]}}
     prompt = {"type": "prompt", "template": "{prompt:2} {text} it was{answer}"}
     config = ReprogramConfig(program=[prompt, VocabularyConfig(symbols="ab")], mapping=words)
-    with pytest.raises(UsageError, match=r"prompt \+ vocabulary would train.*one vocabulary program"):
+    with pytest.raises(UsageError, match=r"prompt \+ vocabulary would train.*one vocabulary or words"):
         fit_by_score(get_reprogram_model(base, config, tokenizer), ROWS)
     base, tokenizer = tiny("llama")
     several = {"type": "verbalizer", "words": {"negative": [" very bad"], "positive": [" good"]}}
