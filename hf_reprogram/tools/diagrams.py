@@ -87,3 +87,34 @@ def plot_reliability(model: Any, rows: Any, ax: Any = None, bins: int = 15, feat
     ax.set_title(f"calibration error {error:.3f}, {int(table[:, 0].sum()):,} rows", fontsize=11)
     ax.legend(frameon=False, fontsize=8, loc="upper left")
     return ax.figure
+
+
+def plot_bound(history: Any, ax: Any = None) -> Any:
+    """The bound, what it bounds and what it is made of, by epoch.
+
+    Args:
+        history: of `hr.FollowBound`.
+        ax: matplotlib Axes to draw into; None makes a figure.
+
+    Returns:
+        The Figure.
+
+    Example:
+
+        hr.plot_bound(follow.history).savefig("bound.png")
+    """
+    ax = _axes(ax, (6.0, 4.0))
+    epochs = [row["epoch"] for row in history]
+    lines = (
+        ("bound", "bound", COLOURS["heard"], "-"),
+        ("risk", "target risk", COLOURS["added"], "-"),
+        ("source_risk", "source risk", COLOURS["clip"], "--"),
+        ("distance", "distance of the scores, halved", COLOURS["heard"], ":"),
+    )
+    for key, name, colour, style in lines:
+        values = np.array([row[key] for row in history]) * (0.5 if key == "distance" else 1.0)
+        ax.plot(epochs, values, color=colour, linestyle=style, marker=".", label=name)
+    ax.axhline(2**0.5, color="0.85", zorder=0)  # above it the bound says nothing
+    ax.set(xlabel="epoch", ylabel="mean |probabilities - one-hot|", ylim=(0, None))
+    ax.legend(frameon=False, fontsize=8)
+    return ax.figure
