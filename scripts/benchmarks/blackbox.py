@@ -97,15 +97,29 @@ def sound_rows(seed: int, plan: Plan) -> Rows:
     return Rows(learn, [row for row in both if id(row) not in taken], test[::step][: plan.test])
 
 
-def model_of(name: str, rows: Rows, program: bool, seed: int) -> hr.ReprogramModel:
-    """The frozen model under a ridge map of its scores, with or without a program before it."""
+def maps(name: str) -> list[Any]:
+    """Maps that need no gradient: ridge of the scores, and where words mean something these alone, calibrated."""
+    if name == "ar-scr":
+        return [hr.LinearConfig(on="source")]
+    listed = {"sst2": SST2, "trec": TREC}[name].verbalizer
+    words = [word for own in listed["words"].values() for word in own]
+    calibrated = hr.VerbalizerConfig(**listed, calibration="contextual", calibration_texts=[" N/A"])
+    return [hr.LinearConfig(on="rows", words=words), calibrated]
+
+
+def model_of(name: str, rows: Rows, program: bool, seed: int, search: bool = False) -> hr.ReprogramModel:
+    """The frozen model under a map of its scores, with or without a program before it.
+
+    Args:
+        search: take the map that cross-validation on all labelled rows finds best; else ridge.
+    """
     labels = sorted({row["label"] for row in rows.learn})
     if name == "ar-scr":
         folder = fetch_models.asset_path("moonshine-tiny")
         base = AutoModelForSpeechSeq2Seq.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
         config = hr.ReprogramConfig(
             program="waveform" if program else "none",
-            mapping=hr.LinearConfig(on="source"),
+            mapping=maps(name)[0],
             labels=labels,
             canvas=hr.CanvasConfig(samples=16000, crop="centre"),
         )
@@ -113,11 +127,13 @@ def model_of(name: str, rows: Rows, program: bool, seed: int) -> hr.ReprogramMod
         return hr.get_reprogram_model(base, config, processing_class=processor, seed=seed)
     task = {"sst2": SST2, "trec": TREC}[name]
     base, tokenizer = few_shot.smollm2()
-    words = [word for listed in task.verbalizer["words"].values() for word in listed]
     before: Any = {"type": "none", "template": task.untaught.replace("{text}", " {text}")}
     if program:
         before = hr.PromptConfig(template=task.template, init_text=list(task.start))
-    config = hr.ReprogramConfig(program=before, mapping=hr.LinearConfig(on="rows", words=words), labels=labels)
+    config = hr.ReprogramConfig(program=before, mapping=maps(name)[0], labels=labels)
+    if search:
+        found = hr.search_mappings(base, config, rows.learn + rows.choose, tokenizer, candidates=maps(name), seed=seed)
+        config = hr.ReprogramConfig(program=before, mapping=found.best.options, labels=labels)
     return hr.get_reprogram_model(base, config, processing_class=tokenizer, seed=seed)
 
 
@@ -151,12 +167,12 @@ def alone(name: str, rows: Rows, seed: int) -> Iterator[Row]:
 
 def searched(name: str, rows: Rows, seed: int, optimizer: str, evaluations: int) -> Iterator[Row]:
     """`fit_blackbox`."""
-    model = model_of(name, rows, program=True, seed=seed)
+    model = model_of(name, rows, program=True, seed=seed, search=True)
     found = hr.fit_blackbox(
         model, rows.learn, rows.choose, evaluations=evaluations, optimizer=optimizer, seed=seed, progress=False
     )
     method = f"{'ours' if optimizer == 'auto' else optimizer}:{evaluations}"
-    note = f"chosen: {found.chosen}; by {found.optimizer}, {found.stopped}"
+    note = f"map {model.active_mapping().options.type}; chosen: {found.chosen}; by {found.optimizer}, {found.stopped}"
     yield kept(name, seed, method, told(model, rows.test), note)
     for metric in ("evaluations", "wanted", "sent"):
         yield Row(f"{name}, draw {seed}", method, metric, float(getattr(found, metric)))
