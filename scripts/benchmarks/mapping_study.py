@@ -1,0 +1,398 @@
+#!/usr/bin/env python3
+"""Which map from a frozen model's own answers to the labels of a task: all of them, on the same cached answers.
+
+Four sources: the attention-RNN's 36 words and Moonshine's first token on five sets of spoken words; SmolLM2's next
+token and MiniLM's likeness to fifty anchor words on five sets of texts. For each pair the model runs once over the
+rows; then every mapping is fitted on 4 and 16 rows a class and on all of them, three draws, and judged on the same
+test rows. Beside them the majority, a ridge of the model's states, and how much of the scores is offset: rho, the
+deviation of the outputs' means over the mean deviation of an output. With `--programs` the same after a program was
+trained.
+
+    python scripts/fetch_models.py attention-rnn moonshine-tiny smollm2-135m minilm-l6
+    python scripts/benchmarks/mapping_study.py            # an hour on one core; saves after every cell, resumes
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # demo.py and fetch_models.py
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the cache
+
+import demo
+import fetch_models
+import numpy as np
+import torch
+from benchmarks import few_shot, speech_data, speech_methods
+from benchmarks.few_shot_tasks import AG_NEWS, MPQA, MR, SST2, TREC
+from benchmarks.few_shot_tasks import read as read_texts
+from benchmarks.report import RESULTS, SCRATCH, Report, Row
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, PrinterCallback, TrainingArguments
+
+import hf_reprogram as hr
+from hf_reprogram.errors import ReprogramError
+from hf_reprogram.passes import asleep, batches
+
+
+ABOUT = (
+    "Frozen models' own answers mapped to labels; accuracy on the test rows in percent, mean over draws (worst to "
+    "best). Nothing but the map is fitted unless a row says so."
+)
+NEAR, NEVER = 1.0, 5.0  # issue 12: points of `auto` from the best map of a cell, in the mean; and in no cell
+TEXTS = {task.name: task for task in (SST2, TREC, MPQA, MR, AG_NEWS)}
+SOUNDS = {
+    "fsdd": speech_data.FSDD, "ar-scr": speech_data.AR_SCR, "gsc12, ten words": speech_data.TEN,
+    "gsc12": speech_data.GSC12, "arabic-40": speech_data.ARABIC,
+}  # fmt: skip
+PAIRS = [
+    *((source, target) for target in SOUNDS for source in ("attention-rnn", "moonshine-tiny")),
+    *((source, target) for target in TEXTS for source in ("minilm, anchors", "smollm2-135m")),
+]
+ANCHORS = [
+    "good",
+    "bad",
+    "happy",
+    "sad",
+    "love",
+    "hate",
+    "money",
+    "war",
+    "sport",
+    "game",
+    "science",
+    "computer",
+    "city",
+    "country",
+    "person",
+    "people",
+    "food",
+    "animal",
+    "body",
+    "number",
+    "time",
+    "year",
+    "water",
+    "fire",
+    "earth",
+    "war",
+    "peace",
+    "music",
+    "film",
+    "book",
+    "school",
+    "work",
+    "house",
+    "family",
+    "child",
+    "woman",
+    "man",
+    "king",
+    "law",
+    "crime",
+    "death",
+    "life",
+    "health",
+    "news",
+    "market",
+    "company",
+    "ball",
+    "team",
+    "space",
+    "star",
+    "history",
+    "art",
+    "god",
+]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done.
+
+    Args:
+        pairs: of source and target.
+        pool: rows from which draws are taken; all of them is the largest draw.
+        test: rows that are judged.
+        shots: rows a class of the smaller draws.
+        draws: of each.
+        steps: of a program.
+    """
+
+    pairs: int = len(PAIRS)
+    pool: int = 400
+    test: int = 400
+    shots: tuple[int, ...] = (4, 16)
+    draws: int = 3
+    steps: int = 48
+
+
+# Sources and rows ----------------------------------------------------------------------------------------------------
+
+
+def rows_of(target: str, plan: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(pool with each label in like share, rows to judge)."""
+    if target in TEXTS:
+        task = TEXTS[target]
+        train, test = read_texts(task, "train"), read_texts(task, task.test)
+        train = [row for row in train if len(row["text"].split()) >= task.minimum]
+    else:
+        train, test = (speech_data.read(SOUNDS[target], split) for split in ("train", "test"))
+    generator = random.Random(0)
+    generator.shuffle(train)
+    generator.shuffle(test)
+    labels = sorted({row["label"] for row in train})
+    each = -(-plan.pool // len(labels))
+    pool = [row for label in labels for row in [r for r in train if r["label"] == label][:each]]
+    return pool, test[: plan.test]
+
+
+@functools.cache
+def anchored() -> tuple[Any, Any]:
+    """MiniLM as a model that is asked: twenty times the cosine between a text and each anchor word."""
+    folder = fetch_models.asset_path("minilm-l6")
+    encoder = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=64)
+
+    @torch.no_grad()
+    def embed(texts: Sequence[str]) -> Tensor:
+        columns = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        keep = columns["attention_mask"].unsqueeze(-1)
+        states = (encoder(**columns).last_hidden_state * keep).sum(1) / keep.sum(1)
+        return torch.nn.functional.normalize(states, dim=1)
+
+    words = list(dict.fromkeys(ANCHORS))[:50]
+    anchors = embed(words)
+    return hr.remote_text(lambda texts: (20 * embed(texts) @ anchors.T).numpy(), words, "minilm-l6, anchors")
+
+
+def model_of(source: str, target: str, labels: list[str], program: Any = None) -> hr.ReprogramModel:
+    """The frozen source with a program or none, under a map by gradients."""
+    if target in TEXTS:
+        base, processor = anchored() if "anchors" in source else few_shot.smollm2()
+        template = "{text}" if "anchors" in source else TEXTS[target].untaught.replace("{text}", " {text}")
+        config: dict[str, Any] = {"program": program or {"type": "none", "template": template}}
+    else:
+        base, processor = speech_methods.source(source)
+        config = {"program": program or "none", "canvas": speech_methods.SECOND}
+    on = "source" if source in ("moonshine-tiny", "smollm2-135m") else "classes"
+    mapping = hr.LinearConfig(
+        on=on, solver="gradient" if program else "ridge", **({"start": "ridge"} if program else {})
+    )
+    return hr.get_reprogram_model(
+        base, hr.ReprogramConfig(mapping=mapping, labels=labels, **config), processing_class=processor
+    )
+
+
+def mappings(source: str, target: str, labels: list[str]) -> dict[str, Any]:
+    """All maps that the study fits, by name."""
+    found: dict[str, Any] = {
+        "random": hr.LabelsConfig(method="random"),
+        "frequency": hr.LabelsConfig(),
+        "frequency, not centred": hr.LabelsConfig(centred=False),
+        "assignment": hr.LabelsConfig(method="assignment"),
+        "bayesian": hr.BayesianConfig(),
+        "bayesian, not centred": hr.BayesianConfig(centred=False),
+        "bayesian, likely": hr.BayesianConfig(count="likely"),
+        "transport": hr.TransportConfig(),
+        "prototype": hr.PrototypeConfig(),
+        "prototype, shrunk": hr.PrototypeConfig(shape="shrunk"),
+        "ridge": hr.LinearConfig(on="source" if source in ("moonshine-tiny", "smollm2-135m") else "classes"),
+        "auto": hr.AutoConfig(),
+    }
+    if source == "smollm2-135m":
+        words = {label: listed[0] for label, listed in TEXTS[target].verbalizer["words"].items()}
+        found |= {"residual": hr.ResidualConfig(words=words), "auto": hr.AutoConfig(words=words)}
+    return found
+
+
+# Cells ---------------------------------------------------------------------------------------------------------------
+
+
+def read(model: hr.ReprogramModel, rows: Sequence[dict[str, Any]], readings: list[Any]) -> list[Tensor]:
+    """What each reading gives of rows, (rows, K)."""
+    collator = model.collator()
+    made, order = collator.lay_out(rows, labelled=False), []
+    parts: list[list[Tensor]] = [[] for _ in readings]
+    with asleep(model):
+        for index, columns in batches(model, collator, made, 32, progress=False):
+            order += index
+            for part, values in zip(parts, model.reprogrammed.readouts(columns, readings), strict=True):
+                part.append(values.float().cpu())
+    back = torch.tensor(order).argsort()
+    return [torch.cat(part)[back] for part in parts]
+
+
+def drawn(y: np.ndarray, shots: int | None, seed: int) -> np.ndarray:
+    """Numbers of `shots` rows of each label; all rows where it is None, in another order for each seed."""
+    order = np.random.default_rng(seed).permutation(len(y))
+    if shots is None:
+        return order
+    return np.concatenate([order[y[order] == c][:shots] for c in range(y.max() + 1)])
+
+
+def rho(z: Tensor) -> float:
+    """Deviation of the outputs' means over the mean deviation of an output."""
+    return float(z.mean(0).std() / z.std(0).mean().clamp(min=1e-9))
+
+
+def frozen(source: str, target: str, plan: Plan) -> Iterator[Row]:
+    """Every map on the answers of the frozen model."""
+    pool, test = rows_of(target, plan)
+    labels = sorted({row["label"] for row in pool})
+    model = model_of(source, target, labels)
+    reading = model.active_mapping().reading()
+    z, states = read(model, pool, [reading, hr.Reading("state", pool="mean")])
+    z_test, states_test = read(model, test, [reading, hr.Reading("state", pool="mean")])
+    y, y_test = (np.array([labels.index(row["label"]) for row in part]) for part in (pool, test))
+    task = f"{source} on {target}"
+    yield Row(task, "scores", "rho", rho(z), n=len(z), note=f"{z.shape[1]} outputs, {len(labels)} labels")
+    yield Row(task, "majority", "accuracy", 100 * float((y_test == np.bincount(y).argmax()).mean()), n=len(y_test))
+    for shots in (*plan.shots, None):
+        for seed in range(plan.draws):
+            some = drawn(y, shots, seed)
+            where = f"{task}, {shots or 'all'}, draw {seed}"
+            right = fitted(model, mappings(source, target, labels), z[some], y[some], z_test, y_test)
+            right |= fitted(
+                model, {"probe": hr.LinearConfig(on="state", pool="mean")}, states[some], y[some], states_test, y_test
+            )
+            yield from (Row(where, name, "accuracy", value, n=len(y_test)) for name, value in right.items())
+    model.unload()
+
+
+def fitted(
+    model: hr.ReprogramModel, options: dict[str, Any], z: Tensor, y: np.ndarray, z_test: Tensor, y_test: np.ndarray
+) -> dict[str, float]:
+    """Accuracy of each map, in percent; those that cannot be had here are left out."""
+    found, config = {}, model.peft_config["default"]
+    for name, each in options.items():
+        try:
+            part = hr.ReprogramConfig.from_dict({**config.to_dict(), "mapping": each.to_dict()})
+            model.add_adapter("studied", part)
+        except ReprogramError:
+            continue
+        model.set_adapter("studied")
+        mapping = model.active_mapping()
+        try:
+            if mapping.estimated != "never":
+                mapping.fit(z, torch.from_numpy(y))
+            with torch.no_grad():
+                said = mapping(hr.Readout(z_test, kind=mapping.reading().kind)).argmax(1).numpy()
+            found[name] = 100 * float((said == y_test).mean())
+        except ReprogramError:
+            pass
+        finally:
+            model.set_adapter("default")
+            model.delete_adapter("studied")
+    return found
+
+
+def programmed(source: str, target: str, seed: int, plan: Plan) -> Iterator[Row]:
+    """Every map after a program was trained on 16 rows a class, under a linear map by gradients."""
+    pool, test = rows_of(target, plan)
+    labels = sorted({row["label"] for row in pool})
+    y, y_test = (np.array([labels.index(row["label"]) for row in part]) for part in (pool, test))
+    few = [pool[i] for i in drawn(y, 16, seed)]
+    program: Any = "waveform"
+    if target in TEXTS:
+        task = TEXTS[target]
+        program = hr.PromptConfig(template=task.template, init_text=list(task.start))
+    model = model_of(source, target, labels, program)
+    reading = model.active_mapping().reading()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder, max_steps=plan.steps, per_device_train_batch_size=8, remove_unused_columns=False, report_to=[],
+            save_strategy="no", use_cpu=True, seed=seed, disable_tqdm=True, logging_strategy="no",
+            max_grad_norm=model.backbone.rms(), learning_rate=model.learning_rate,
+        )  # fmt: skip
+        trainer = hr.make_trainer(model, arguments, few)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    (z,), (z_test,) = read(model, few, [reading]), read(model, test, [reading])
+    right = fitted(model, mappings(source, target, labels), z, y[drawn(y, 16, seed)], z_test, y_test)
+    where = f"{source} on {target}, 16 under a program, draw {seed}"
+    yield from (Row(where, name, "accuracy", value, n=len(y_test)) for name, value in right.items())
+    model.unload()
+
+
+def summary(cells: Sequence[Row]) -> list[Row]:
+    """Means over draws; how far `auto` is from the best; what centring adds, beside rho."""
+    rows = [row for row in cells if row.metric == "rho" or row.method == "majority"]
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in cells:
+        task, sign, _ = row.task.rpartition(", draw ")
+        if sign:
+            found.setdefault(task, {}).setdefault(row.method, []).append(row.value)
+    behind, centring = [], {"frequency": [], "bayesian": []}
+    for task, methods in found.items():
+        mean = {name: float(np.mean(values)) for name, values in methods.items()}
+        for name in sorted(mean, key=lambda n: -mean[n]):
+            values = methods[name]
+            rows.append(Row(task, name, "accuracy", mean[name], min(values), max(values), len(values)))
+        maps = {name: value for name, value in mean.items() if name != "probe"}
+        if "auto" in maps:
+            behind.append((max(maps.values()) - maps["auto"], task))
+        for name, gained in centring.items():
+            if f"{name}, not centred" in mean:
+                gained.append(mean[name] - mean[f"{name}, not centred"])
+                rows.append(Row(task, name, "gain_of_centring", gained[-1]))
+    if behind:
+        gaps, (worst, where) = [gap for gap, _ in behind], max(behind)
+        met = np.mean(gaps) <= NEAR and worst <= NEVER
+        note = (
+            f"bar: <= {NEAR:g} in the mean and <= {NEVER:g} anywhere: {'met' if met else 'NOT met'}; worst on {where}"
+        )
+        rows.insert(
+            0, Row("all", "auto", "points_behind_best", float(np.mean(gaps)), min(gaps), worst, len(gaps), note)
+        )
+    for name, gained in centring.items():
+        if gained:
+            spread = min(gained), max(gained), len(gained)
+            rows.insert(1, Row("all", name, "gain_of_centring", float(np.median(gained)), *spread, "median"))
+    return rows
+
+
+QUICK = Plan(pairs=1, pool=40, test=20, shots=(2,), draws=1, steps=1)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one pair, a few rows (a trial, no evidence)")
+    parser.add_argument("--programs", action="store_true", help="after the frozen cells those with a program: hours")
+    parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
+    parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
+    options = parser.parse_args(given)
+    demo.quiet()
+    torch.set_num_threads(1)
+    plan = QUICK if options.quick else Plan()
+    settings = {"threads": 1, "pairs": [" on ".join(pair) for pair in PAIRS[: plan.pairs]], "plan": asdict(plan)}
+    folder, command = SCRATCH if options.quick else RESULTS, "python scripts/benchmarks/mapping_study.py --programs"
+    report = Report("mapping_study", ABOUT, settings, list(range(plan.draws)), folder, options.fresh, command)
+    if not options.finish:
+        for source, target in PAIRS[: plan.pairs]:
+            report.cell(f"{source} on {target}", lambda s=source, t=target: frozen(s, t, plan))
+        for seed in range(plan.draws if options.programs else 0):
+            for source, target in PAIRS[: plan.pairs]:
+                if "anchors" not in source:  # it is asked, and gives no gradient
+                    report.cell(
+                        f"{source} on {target}, program, draw {seed}",
+                        lambda s=source, t=target, n=seed: programmed(s, t, n, plan),
+                    )
+    report.publish(summary(report.rows))
+    report.finish()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
