@@ -258,6 +258,23 @@ def _reader(model: Any, collator: Any, made: Sequence[Any], batch_size: int) -> 
     return compute
 
 
+def readouts(
+    model: Any, collator: Any, made: Sequence[Any], readings: Sequence[Any], batch_size: int = 32,
+    progress: bool | None = None,
+) -> list[Tensor]:  # fmt: skip
+    """What each reading gives of laid out rows, (rows, K) float32 on the CPU, in their order; of one pass where the
+    backbone can."""
+    parts: list[list[Tensor]] = [[] for _ in readings]
+    order: list[int] = []
+    with asleep(model):
+        for index, columns in batches(model, collator, made, batch_size, progress):
+            order += index
+            for part, read in zip(parts, model.reprogrammed.readouts(columns, list(readings)), strict=True):
+                part.append(read.float().cpu())
+    back = torch.tensor(order).argsort()
+    return [torch.cat(part)[back] for part in parts]
+
+
 def _gathered(compute: Compute, count: int) -> Tensor:
     parts = list(compute(range(count)))
     order = torch.tensor([i for index, _ in parts for i in index])

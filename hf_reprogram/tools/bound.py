@@ -7,10 +7,13 @@ distance zero and may still be told wrongly (a test holds the counterexample). W
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from ..data.rows import label_of
 from ..errors import ConfigError, DataError
 from .distances import wasserstein
 
@@ -34,6 +37,38 @@ class Bound:
     source_risk: tuple[float, ...]
     distance: tuple[float, ...]
     share: tuple[float, ...]
+
+    @property
+    def mean_source_risk(self) -> float:
+        """Of the labels, each with its share."""
+        return float(np.dot(self.share, self.source_risk))
+
+    @property
+    def mean_distance(self) -> float:
+        """The same of the distances."""
+        return float(np.dot(self.share, self.distance))
+
+
+def source_classes(rows: Sequence[Mapping[str, Any]], names: Mapping[int, str], where: str) -> np.ndarray:
+    """(rows,) numbers of the base's classes that labelled source rows are of.
+
+    Args:
+        rows: with a label, a class by its name or its number.
+        names: of the classes.
+        where: what an error calls the rows.
+
+    Raises:
+        DataError: a label that is no class.
+    """
+    numbers, found = {name: i for i, name in names.items()}, []
+    for i, row in enumerate(rows):
+        label = label_of(row)
+        known = numbers.get(str(label), label)
+        if known not in names:
+            expected = "a class of the base: " + ", ".join(names.values())
+            raise DataError(f"{where}[{i}]['label']", f"{label!r}", expected)
+        found.append(known)
+    return np.array(found)
 
 
 def risks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import TrainerCallback
 
 from ..batch import Reading
 from ..config import ReprogramConfig
-from ..data.rows import as_rows, label_of
+from ..data.rows import as_rows
 from ..errors import DataError, UsageError
 from ..mappings.labels import assigned, frequencies
 from ..mappings.linear import LinearConfig
-from ..passes import asleep, batches
-from ..serve import labels_of, laid_out
-from .bound import bound
+from ..serve import labels_of, laid_out, readouts
+from .bound import bound, source_classes
 
 
 class FollowBound(TrainerCallback):
@@ -77,15 +75,14 @@ class FollowBound(TrainerCallback):
             what = f"no row of the class {self.names[missing]!r}, for which a label stands"
             raise DataError("FollowBound(source_rows)", what, "rows of every class of the base")
         found = bound(z, self.y, self.source, self.source_y, stands_for)
-        share = np.array(found.share)
         self.history.append(
             {
                 "epoch": epoch,
                 "bound": found.value,
                 "risk": found.risk,
                 "error": found.error,
-                "source_risk": float(share @ found.source_risk),
-                "distance": float(share @ found.distance),
+                "source_risk": found.mean_source_risk,
+                "distance": found.mean_distance,
                 "stands_for": {label: self.names[k] for label, k in zip(labels, stands_for, strict=True)},
             }
         )
@@ -93,15 +90,7 @@ class FollowBound(TrainerCallback):
 
     def _source(self, rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         """((rows, K) scores of the base without any program, (rows,) their classes)."""
-        numbers = {name: i for i, name in self.names.items()}
-        y = []
-        for i, row in enumerate(rows):
-            label = label_of(row)
-            known = numbers.get(str(label), label)
-            if known not in self.names:
-                expected = "a class of the base: " + ", ".join(self.names.values())
-                raise DataError(f"FollowBound(source_rows)[{i}]['label']", f"{label!r}", expected)
-            y.append(known)
+        y = source_classes(rows, self.names, "FollowBound(source_rows)")
         model, active, hears = self.model, self.model.active_name(), self.model.backbone.modality == "audio"
         program: Any = "none" if hears else {"type": "none", "template": "{text}"}
         config = ReprogramConfig(program=program, mapping=LinearConfig(on="classes"), labels=model.label_names())
@@ -109,15 +98,11 @@ class FollowBound(TrainerCallback):
         try:
             model.set_adapter("source_of_the_bound")
             collator = model.collator()
-            return self._read(collator, collator.lay_out(rows, labelled=False)), np.array(y)
+            return self._read(collator, collator.lay_out(rows, labelled=False)), y
         finally:
             model.set_adapter(active)
             model.delete_adapter("source_of_the_bound")
 
     def _read(self, collator: Any, made: Any) -> np.ndarray:
-        parts, order = [], []
-        with asleep(self.model):
-            for index, columns in batches(self.model, collator, made, self.batch_size, progress=False):
-                parts.append(self.model.reprogrammed.readout(columns, Reading("classes")).double().cpu())
-                order += index
-        return torch.cat(parts)[torch.tensor(order).argsort()].numpy()
+        (values,) = readouts(self.model, collator, made, [Reading("classes")], self.batch_size, progress=False)
+        return values.double().numpy()

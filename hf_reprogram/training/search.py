@@ -17,9 +17,8 @@ from ..errors import DataError, ReprogramError, UsageError, first_line
 from ..features import IN_MEMORY
 from ..mappings.base import Mapping, MappingOptions
 from ..model import get_reprogram_model
-from ..passes import asleep, batches
 from ..registry import chosen, method_class, names
-from ..serve import labels_of, laid_out
+from ..serve import labels_of, laid_out, readouts
 
 
 logger = logging.getLogger(__name__)
@@ -184,15 +183,8 @@ def _read(
     y = labels_of(made)
     if y is None:
         raise DataError("search_mappings(rows)", "rows without labels", "a label on each row")
-    listed, order = list(readings), []
-    parts: list[list[Tensor]] = [[] for _ in listed]
-    with asleep(wrapped):
-        for index, columns in batches(wrapped, collator, made, batch_size):
-            order += index
-            for part, values in zip(parts, wrapped.reprogrammed.readouts(columns, listed), strict=True):
-                part.append(values.float().cpu())
-    back = torch.tensor(order).argsort()
-    return {reading: torch.cat(part)[back] for reading, part in zip(listed, parts, strict=True)}, y
+    listed = list(readings)
+    return dict(zip(listed, readouts(wrapped, collator, made, listed, batch_size), strict=True)), y
 
 
 def _folds(y: Tensor, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

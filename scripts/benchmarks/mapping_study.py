@@ -42,7 +42,7 @@ from transformers import AutoModel, AutoTokenizer, PrinterCallback, TrainingArgu
 
 import hf_reprogram as hr
 from hf_reprogram.errors import ReprogramError
-from hf_reprogram.passes import asleep, batches
+from hf_reprogram.serve import readouts
 
 
 ABOUT = (
@@ -222,15 +222,7 @@ def mappings(source: str, target: str, labels: list[str]) -> dict[str, Any]:
 def read(model: hr.ReprogramModel, rows: Sequence[dict[str, Any]], readings: list[Any]) -> list[Tensor]:
     """What each reading gives of rows, (rows, K)."""
     collator = model.collator()
-    made, order = collator.lay_out(rows, labelled=False), []
-    parts: list[list[Tensor]] = [[] for _ in readings]
-    with asleep(model):
-        for index, columns in batches(model, collator, made, 32, progress=False):
-            order += index
-            for part, values in zip(parts, model.reprogrammed.readouts(columns, readings), strict=True):
-                part.append(values.float().cpu())
-    back = torch.tensor(order).argsort()
-    return [torch.cat(part)[back] for part in parts]
+    return readouts(model, collator, collator.lay_out(rows, labelled=False), readings, progress=False)
 
 
 def drawn(y: np.ndarray, shots: int | None, seed: int) -> np.ndarray:

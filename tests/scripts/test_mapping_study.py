@@ -1,4 +1,4 @@
-"""The study of mappings: draws, that every map is fitted on what one pass gave, and what its table says of the bars."""
+"""The study of mappings: draws, that every map is fitted on what one pass gave, what its table says of the bars."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def entry(model: str, right: int, random: float = 0.0, **measures: float) -> Ent
     marks = np.arange(100) < right
     low, high = interval(marks)
     shown = {"accuracy": float(marks.mean()), **measures}
-    return Entry(model, "state", False, 8, 1, 1.0, 1.0, 8, shown, low, high, {"accuracy": random}, right=marks)
+    return Entry(model, "state", 8, 1, 1.0, 1.0, 8, shown, low, high, {"accuracy": random}, right=marks)
 
 
 class TestVerdict:

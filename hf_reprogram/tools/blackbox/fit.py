@@ -17,8 +17,8 @@ from ...batch import Readout
 from ...data.rows import as_rows
 from ...errors import BudgetError, ConfigError, DataError, UsageError
 from ...mappings.linear import Linear, penalties_of, ridge
-from ...passes import asleep, at_least_one, batches
-from ...serve import labels_of, laid_out
+from ...passes import at_least_one
+from ...serve import labels_of, laid_out, readouts
 from ...sources.remote import channel_of
 from .optimisers import SEARCHES, Search, search_of
 
@@ -348,14 +348,10 @@ class _Trial:
     def _read(self, made: Sequence[Any]) -> Tensor:
         """(rows, K) what the map reads."""
         reading = self.mapping.reading() if self.mapping.estimated == "never" else self.mapping.fit_reading()
-        parts, order = [], []
-        with asleep(self.model):
-            for index, columns in batches(self.model, self.collator, made, self.batch_size, progress=False):
-                parts.append(self.model.reprogrammed.readout(columns, reading).float().cpu())
-                order += index
+        (values,) = readouts(self.model, self.collator, made, [reading], self.batch_size, progress=False)
         self.asked += len(made)
         self.ran += len(made)
-        return torch.cat(parts)[torch.tensor(order).argsort()]
+        return values
 
     @torch.no_grad()
     def _fitted(self, values: Tensor) -> float:

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ...backbone.kinds import modality_of
 from ...data.rows import LABEL_COLUMNS, as_rows, label_id, label_names, label_of
 from ...errors import ConfigError, DataError, ReprogramError, UsageError
 from ...training.job import load_base
 from ...training.recipe import BaseRecipe
 from ..random_source import random_source
-from .compare import Source, compared
+from .compare import compared
 from .measures import classical, interval, measured, remarks
 from .readings import Candidate, scores, stratified
 from .report import Entry, Selection
@@ -84,7 +83,7 @@ def select(
         raise DataError("select(rows)", what, "rows of every label", "a larger count, or fewer labels")
     entries: list[Entry] = []
     failed: dict[str, str] = {}
-    source = None if source_rows is None else Source(as_rows(source_rows, "text"))
+    source = None if source_rows is None else as_rows(source_rows, "text")
     look = _Look(rows, y, names, template, pulled, list(random_seeds), source, batch_size, seed)
     for name in models:
         try:
@@ -131,7 +130,7 @@ class _Look:
 
     def __init__(
         self, rows: list[dict[str, Any]], y: np.ndarray, names: list[str], template: str | None, pulled: int,
-        seeds: list[int], source: Source | None, batch_size: int, seed: int,
+        seeds: list[int], source: list[dict[str, Any]] | None, batch_size: int, seed: int,
     ) -> None:  # fmt: skip
         self.rows, self.y, self.names, self.template, self.pulled = rows, y, names, template, pulled
         self.seeds, self.source, self.batch_size, self.seed = seeds, source, batch_size, seed
@@ -151,7 +150,7 @@ class _Look:
             mean = {m: float(np.mean([r[m] for r in random])) for m in random[0]} if random else {}
             made.append(
                 Entry(
-                    model=name, reading=key, hears=modality_of(base) == "audio", outputs=values.shape[1],
+                    model=name, reading=key, outputs=values.shape[1],
                     parameters=numbers, megabytes=size / 1e6, milliseconds=1000 * read.seconds / len(self.y),
                     artefact_bytes=4 * len(self.names) * (values.shape[1] + 1), measures=measures, low=low, high=high,
                     random=mean, distances=distances.get(key, {}),

@@ -16,7 +16,7 @@ from ...config import ReprogramConfig
 from ...data.rows import as_rows
 from ...mappings.linear import LinearConfig
 from ...model import get_reprogram_model
-from ...passes import asleep, batches
+from ...serve import readouts
 from ...wrap import check_base
 from ..alignment import agreement, derivatives, kernel_alignment
 
@@ -83,19 +83,10 @@ class Candidate:
         """What the model gives for rows, without their labels."""
         collator = self.model.collator()
         made = collator.lay_out(as_rows(rows, self.model.text_column()), labelled=False)
-        parts: list[list[Any]] = [[] for _ in self.readings]
-        order, start = [], time.perf_counter()
-        with asleep(self.model):
-            for index, columns in batches(self.model, collator, made, batch_size):
-                order += index
-                for part, read in zip(
-                    parts, self.model.reprogrammed.readouts(columns, list(self.readings.values())), strict=True
-                ):
-                    part.append(read.float().cpu())
-        seconds, back = time.perf_counter() - start, torch.tensor(order).argsort()
-        values = {
-            name: torch.cat(part)[back].double().numpy() for name, part in zip(self.readings, parts, strict=True)
-        }
+        start = time.perf_counter()
+        read = readouts(self.model, collator, made, list(self.readings.values()), batch_size)
+        seconds = time.perf_counter() - start
+        values = {name: part.double().numpy() for name, part in zip(self.readings, read, strict=True)}
         return Found(values, seconds)
 
     def pulls(

@@ -20,7 +20,6 @@ class Entry:
 
     Args:
         model, reading: which.
-        hears: whether it is a model of sound.
         outputs: numbers that are read of a row.
         parameters, megabytes: of the frozen base.
         milliseconds: of a row in the pass that read all.
@@ -35,7 +34,6 @@ class Entry:
 
     model: str
     reading: str
-    hears: bool
     outputs: int
     parameters: int
     megabytes: float
@@ -132,9 +130,7 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON; NaN is null."""
-        entries = [
-            {k: v for k, v in vars(e).items() if k not in ("right", "hears")} | {"name": e.name} for e in self.entries
-        ]
+        entries = [{k: v for k, v in vars(e).items() if k != "right"} | {"name": e.name} for e in self.entries]
         return _plain(
             {
                 "rows": self.rows,
