@@ -14,6 +14,7 @@ from ..batch import Reading, Readout
 from ..errors import ConfigError, DataError
 from ..registry import option
 from .base import EstimatedOptions, Mapping
+from .labels import named
 
 
 SOURCES = 256  # of a vocabulary, where nobody says how many
@@ -43,6 +44,7 @@ class ScoreOptions(EstimatedOptions):
         low=1,
         high=10**6,
     )
+    among: list[str] = option([], "Names of the base's classes that may be source labels; [] is all of them.")
     centred: bool = option(True, "Subtract each source label's mean over the rows that the map is estimated from.")
 
     def reads(self) -> tuple[str, ...]:
@@ -71,11 +73,13 @@ class ScoreMapping(Mapping):
         self.on_classes = "classes" in backbone.gives
         self.size = backbone.classes if self.on_classes else backbone.head.size
         self.names = backbone.base.config.id2label if self.on_classes else {}
-        usual = self.size if self.on_classes else min(SOURCES, self.size)
+        self.able = named(options.among, self.names, self.size, f"{type(options).__name__}.among")
+        able = len(self.able)
+        usual = able if self.on_classes else min(SOURCES, able)
         count = usual if options.sources is None else options.sources
-        if count > self.size:
+        if count > able:
             where = f"{type(options).__name__}.sources"
-            raise ConfigError(where, f"{count}, and the base has {self.size}", f"at most {self.size}")
+            raise ConfigError(where, f"{count}, and there are {able}", f"at most {able}")
         self.register_buffer("indices", torch.arange(count))
         self.register_buffer("matrix", torch.zeros(len(labels), count))
         self.register_buffer("mean", torch.zeros(count))
@@ -114,7 +118,9 @@ class ScoreMapping(Mapping):
         if missing:
             raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
         mean = z.mean(0) if self.options.centred else np.zeros(z.shape[1])
-        kept = likeliest(z - mean, len(self.indices), self.always)
+        able = np.array(self.able)
+        always = np.flatnonzero(np.isin(able, self.always)).tolist()
+        kept = able[likeliest((z - mean)[:, able], len(self.indices), always)]
         matrix, bias = self.weigh_sources(self.options, z[:, kept] - mean[kept], member, kept)
         for name, found in (("indices", kept), ("matrix", matrix), ("mean", mean[kept]), ("bias", bias)):
             getattr(self, name).copy_(torch.from_numpy(np.ascontiguousarray(found)))

@@ -55,6 +55,14 @@ class LabelsConfig(EstimatedOptions):
     scores: str = option("logits", "What is brought together.", choices=("logits", "probabilities"))
     reduce: str = option("mean", "How source labels become one score.", choices=("mean", "sum", "logsumexp"))
     soft: bool = option(False, "Count probabilities instead of first places.")
+    among: list[str] = option([], "Names of the base's classes that may be source labels; [] is all of them.")
+    temperature: float = option(
+        1.0, "What logits are divided by before they become probabilities.", low=1e-3, high=1e3
+    )
+    remember: float = option(
+        0.0, "Share of earlier counts that is kept where the map is estimated anew (`refit_every`).", low=0.0,
+        high=0.999,
+    )  # fmt: skip
     centred: bool = option(True, "Subtract each source label's mean over the rows that the map is estimated from.")
 
     def validate(self) -> None:
@@ -70,6 +78,13 @@ class LabelsConfig(EstimatedOptions):
         if self.refit_every is not None and self.method not in COUNTING and not self.centred:
             what = f"{self.refit_every} with method={self.method!r}, centred=False, which estimates nothing"
             raise ConfigError("LabelsConfig.refit_every", what, "None", "method='frequency'")
+        if self.among and self.method == "given":
+            raise ConfigError(
+                "LabelsConfig.among", f"{self.among!r} with method='given'", "[]: groups name the classes"
+            )
+        if self.remember and self.method not in COUNTING:
+            what = f"{self.remember} with method={self.method!r}, which counts nothing"
+            raise ConfigError("LabelsConfig.remember", what, "method='frequency' or 'assignment'")
         if (self.method == "given") != (self.groups is not None):
             what = f"{'None' if self.groups is None else 'given'} with method={self.method!r}"
             raise ConfigError("LabelsConfig.groups", what, 'method="given", groups={"cat": ["tabby"], ...}')
@@ -139,14 +154,18 @@ class Labels(Mapping):
         self.size = backbone.classes if self.on_classes else backbone.head.size
         self.names = backbone.base.config.id2label if self.on_classes else {}
         self.several = self.on_classes and says_several(backbone.base)
+        self.able = named(options.among, self.names, self.size, "LabelsConfig.among")
         if options.groups is not None:
             each = max(map(len, options.groups.values()))
         else:
-            each = options.per_label or max(1, min(options.most, self.size // len(labels)))
-            check_enough(self.size, len(labels), each, "LabelsConfig.per_label")
+            able = len(self.able)
+            each = options.per_label or max(1, min(options.most, able // len(labels)))
+            check_enough(able, len(labels), each, "LabelsConfig.per_label")
         self.register_buffer("indices", torch.zeros(len(labels), each, dtype=torch.int64))
         if options.centred:
             self.register_buffer("mean", torch.zeros(len(labels), each))
+        if options.remember:  # a run that is resumed goes on from them
+            self.register_buffer("counts", torch.zeros(self.size, len(labels)))
 
     @property
     def estimated(self) -> str:
@@ -161,9 +180,9 @@ class Labels(Mapping):
         if self.options.groups is not None:
             self.indices.copy_(self._given(self.options.groups))
             return
-        order = torch.arange(self.size)
+        order = torch.tensor(self.able)
         if self.options.method != "blocks":
-            order = torch.randperm(self.size, generator=generator)
+            order = order[torch.randperm(len(order), generator=generator)]
         self.indices.copy_(order[: self.indices.numel()].view_as(self.indices))
 
     def _given(self, groups: dict[str, list[str | int]]) -> Tensor:
@@ -197,7 +216,7 @@ class Labels(Mapping):
     def forward(self, readout: Readout) -> Tensor:
         values = readout.values.float()
         if self.options.scores == "probabilities":
-            values = log_probabilities(values, self.several)
+            values = log_probabilities(values / self.options.temperature, self.several)
         if self.on_classes or values.shape[1] == self.size:
             values = values[:, self.indices.flatten()]
         groups = values.view(-1, *self.indices.shape)  # (batch, labels, per label)
@@ -220,7 +239,7 @@ class Labels(Mapping):
         if bad:
             raise DataError(f"fit_mapping(rows)[{bad[0]}]", "NaN or infinity among the base's scores", "finite scores")
         if self.options.scores == "probabilities":
-            z = log_probabilities(z, self.several)
+            z = log_probabilities(z / self.options.temperature, self.several)
         mean = z.mean(0)
         if self.fit_needs_labels:
             z = z - mean if self.options.centred else z
@@ -234,6 +253,8 @@ class Labels(Mapping):
         missing = [name for name, n in zip(self.labels, member.sum(0), strict=True) if not n]
         if missing:
             raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
+        others = np.setdiff1d(np.arange(self.size), self.able)
+        z[:, others] = -1e30  # they come first for no row
         counts = frequencies(z, member, self.options.soft)
         covered = int((counts.sum(1) > 0).sum())
         if covered < len(self.labels):
@@ -242,8 +263,12 @@ class Labels(Mapping):
                 "are counted instead.", covered, self.size, len(self.labels),
             )  # fmt: skip
             counts = frequencies(z, member, True)
+        if self.options.remember:
+            counts = counts + self.options.remember * self.counts.double().cpu().numpy()
+            self.counts.copy_(torch.from_numpy(counts))
         # An output that never moves says nothing; it is used only where there are not enough others.
         counts[(z.std(0) < 1e-12) & (len(z) > 1)] -= counts.max() + 1
+        counts[others] -= 2 * (np.abs(counts).max() + 1)
         choose = greedy if self.options.method == "frequency" else assigned
         return choose(counts, self.indices.shape[1])
 
@@ -263,6 +288,32 @@ class Labels(Mapping):
         if self.options.reduce == "mean":
             made /= member.sum(1, keepdim=True)
         return [self.names.get(i, i) for i in sources], made
+
+
+def named(among: list[str], names: Any, size: int, where: str) -> list[int]:
+    """Ascending numbers of the base's classes of these names; all of them where there are none.
+
+    Args:
+        among: the names.
+        names: number -> name of each class; {} of a vocabulary.
+        size: how many there are.
+        where: the option.
+
+    Example:
+
+        >>> named(["up"], {0: "down", 1: "up"}, 2, "LabelsConfig.among"), named([], {}, 2, "LabelsConfig.among")
+        ([1], [0, 1])
+    """
+    if not among:
+        return list(range(size))
+    if not names:
+        fix = "verbalizer and knowledge choose among words"
+        raise ConfigError(where, f"{among!r}, and the source labels are a vocabulary", "[]", fix)
+    numbers = {str(name): int(i) for i, name in names.items()}
+    unknown = next((name for name in among if name not in numbers), None)
+    if unknown is not None:
+        raise ConfigError(where, f"the base has no class {unknown!r}", fix=did_you_mean(unknown, numbers))
+    return sorted({numbers[name] for name in among})
 
 
 def frequencies(z: np.ndarray, member: np.ndarray, soft: bool) -> np.ndarray:

@@ -327,3 +327,68 @@ class TestRefused:
     def test_options(self, options: dict, says: str) -> None:
         with pytest.raises(ConfigError, match=says):
             _model(**options)
+
+
+class TestAmong:
+    """Only some of the base's classes, by their names."""
+
+    @pytest.mark.parametrize("method", ["frequency", "assignment", "random", "blocks"])
+    def test_no_other_is_taken(self, method: str) -> None:
+        model = _model(method=method, among=["LABEL_5", "LABEL_2", "LABEL_3"], per_label=1)
+        model.fit_mapping(ROWS)
+        taken = model.active_mapping().indices.flatten().tolist()
+        assert len(set(taken)) == 2 and set(taken) <= {2, 3, 5}
+        if method == "blocks":
+            assert taken == [2, 3]
+
+    def test_the_count_is_of_those(self) -> None:
+        assert _model(among=["LABEL_1", "LABEL_4", "LABEL_6"]).active_mapping().indices.shape == (2, 1)
+        with pytest.raises(ConfigError, match="the base has 1"):
+            _model(among=["LABEL_1"])
+
+    @pytest.mark.parametrize(
+        ("family", "options", "says"),
+        [
+            ("llama-classifier", {"among": ["LABEL_9"]}, "no class 'LABEL_9'"),
+            ("llama", {"among": [" good"]}, "a vocabulary.*verbalizer"),
+            ("llama-classifier", {"among": ["LABEL_1"], "method": "given",
+                                  "groups": {"negative": [0], "positive": [1]}}, "groups name the classes"),
+        ],
+    )  # fmt: skip
+    def test_names_that_are_none(self, family: str, options: dict[str, object], says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            _model(family, **options)
+
+    @pytest.mark.parametrize("kind", ["bayesian", "prototype", "transport", "auto"])
+    def test_maps_of_scores_too(self, kind: str) -> None:
+        base, tokenizer = tiny("llama-classifier")
+        mapping = {"type": kind, "among": ["LABEL_5", "LABEL_2", "LABEL_3"]}
+        model = get_reprogram_model(base, ReprogramConfig(program="none", mapping=mapping, labels=LABELS), tokenizer)
+        model.fit_mapping(ROWS)
+        assert model.active_mapping().indices.tolist() == [2, 3, 5]
+
+
+def test_a_temperature_divides_before_probabilities() -> None:
+    z = torch.tensor([[2.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0]])
+    options = {"method": "given", "groups": {"negative": [0], "positive": [3]}, "scores": "probabilities"}
+    model = _model(**options, centred=False, temperature=2.0)
+    found = model.active_mapping()(Readout(z, kind="classes"))
+    torch.testing.assert_close(found, (z / 2).log_softmax(1)[:, [0, 3]])
+
+
+def test_earlier_counts_are_remembered_and_saved(tmp_path: Path) -> None:
+    model = _model("bert-classifier", labels=["a", "b"], refit_every=1, remember=0.5, centred=False, per_label=1)
+    mapping = model.active_mapping()
+    first, y = torch.zeros(4, 7), torch.tensor([0, 0, 0, 1])
+    first[:3, 1], first[3, 2] = 1.0, 1.0
+    mapping.fit(first, y)
+    assert mapping.indices.flatten().tolist() == [1, 2]
+    second = torch.zeros(4, 7)
+    second[:1, 4], second[1:3, 5], second[3, 2] = 1.0, 1.0, 1.0
+    mapping.fit(second, y)  # 1: 1.5 from before; 5: 2 now; 4: 1 now
+    assert mapping.counts[:, 0].tolist() == [0, 1.5, 0, 0, 1, 2, 0] and mapping.indices.flatten().tolist() == [5, 2]
+    model.save_pretrained(tmp_path)
+    again = ReprogramModel.from_pretrained(model.unload(), tmp_path, processing_class=model.processing_class)
+    assert torch.equal(again.active_mapping().counts, mapping.counts)
+    with pytest.raises(ConfigError, match="counts nothing"):
+        _model(remember=0.5, method="random")

@@ -243,7 +243,7 @@ class TestAll:
         assert {answer["label"] for answer in model.predict(rows)} <= set(LABELS)
 
     def test_more_sources_than_there_are(self) -> None:
-        with pytest.raises(ConfigError, match="sources: 6, and the base has 5.*at most 5"):
+        with pytest.raises(ConfigError, match="sources: 6, and there are 5.*at most 5"):
             model_of(type="bayesian", sources=6)
 
     def test_numbers_are_for_linear(self) -> None:
