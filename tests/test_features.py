@@ -388,7 +388,7 @@ class TestUnfinished:
     def test_a_pass_that_dies(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         model = built()
         with monkeypatch.context() as patch:
-            patch.setattr(model.backbone, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+            patch.setattr(model.backbone, "states", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
             with pytest.raises(KeyboardInterrupt):
                 model.fit_mapping(ROWS, cache=tmp_path)
         assert meta_of(tmp_path)["finished"] is False

@@ -119,6 +119,7 @@ def _base(name: str) -> PreTrainedModel:
 
 def test_every_row_of_data_is_proved_here() -> None:
     proved = {name.partition("-")[0] for name in BASES}
+    proved |= {"remote_text"}  # in tests/sources/test_remote.py
     assert proved | {tiny(name)[0].config.model_type for name in (*FAMILIES, *SLOW_FAMILIES)} == set(ROWS_OF_DATA)
 
 

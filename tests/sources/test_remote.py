@@ -17,6 +17,8 @@ import pytest
 import torch
 
 import hf_reprogram as hr
+from hf_reprogram.backbone.probe import probe
+from hf_reprogram.backbone.text import TextBackbone
 from hf_reprogram.errors import BaseModelError, BudgetError, ConfigError, UsageError
 from hf_reprogram.sources.channel import Channel
 from hf_reprogram.testing import AUDIO_ROWS, tiny
@@ -177,6 +179,10 @@ class TestModels:
         model = hr.get_reprogram_model(base, config, processing_class=extractor)
         model.fit_mapping(AUDIO_ROWS)
         assert len(model.predict([row["audio"]["array"] for row in AUDIO_ROWS][:2] and AUDIO_ROWS)) == len(AUDIO_ROWS)
+
+    def test_its_row_of_data_is_proved(self) -> None:
+        base, _ = hr.remote_text(letters, CLASSES, "letters")
+        assert max(probe(TextBackbone(base)).values()) < 1e-5
 
     def test_no_gradient_and_no_vectors(self) -> None:
         model = self.model(program={"type": "none", "template": "{text}"})
