@@ -310,7 +310,7 @@ class TestMatrix:
         assert [m for m in model.modules() if policy(m)] == list(model.backbone.base.model.layers)
 
     def test_nothing_imports_evaluate(self) -> None:
-        """E§0 37: its first import takes 25 seconds, and its metrics want the network (36). Ours for it stand apart."""
+        """E§0 37: its first import takes 25 seconds, and its metrics want the network (36). Ours stand apart."""
         package = Path(hr.__file__).parent
         files = {*package.rglob("*.py")} - {*(package / "tools" / "metrics").rglob("*.py")}
         assert not [p for p in files if "import evaluate" in p.read_text()]
