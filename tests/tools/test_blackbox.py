@@ -189,6 +189,31 @@ class TestFit:
         assert "more are needed" in outcome.stopped and outcome.sent <= 100
         assert model.evaluate(AUDIO_ROWS)["accuracy"] == pytest.approx(outcome.validation)
 
+    def test_no_more_programs_than_allowed(self) -> None:
+        """A generation of 16 and the start are 17; the mean of the search would be another one."""
+        outcome = hr.fit_blackbox(of_a_local_model(PROMPT), ROWS, ROWS, evaluations=17, optimizer="cma")
+        assert outcome.evaluations == 17
+
+    def test_an_endpoint_that_goes_down_leaves_the_best_so_far(self) -> None:
+        from hf_reprogram.testing import AUDIO_ROWS
+
+        calls = []
+
+        def falling(given: Sequence[Any]) -> list[list[float]]:
+            calls.append(len(given))
+            if len(calls) > 6:
+                raise hr.BaseModelError("endpoint", "down", "an answer")
+            return [[float(w.mean()), float(w.std())] for w in given]
+
+        base, extractor = hr.remote_audio(falling, ["a", "b"], "stats")
+        config = hr.ReprogramConfig(program="waveform", mapping=hr.LinearConfig(on="classes"), labels=LABELS)
+        model = hr.get_reprogram_model(base, config, processing_class=extractor)
+        start = next(model.active_programs()[0].parameters()).detach().clone()
+        with pytest.raises(hr.BaseModelError, match="down"):
+            hr.fit_blackbox(model, AUDIO_ROWS, AUDIO_ROWS, evaluations=400)
+        assert torch.equal(next(model.active_programs()[0].parameters()), start)
+        assert not model.active_mapping().needs_fit
+
     def test_answers_that_are_not_the_same_twice_are_told(self, caplog: pytest.LogCaptureFixture) -> None:
         random = np.random.default_rng(0)
         base, extractor = hr.remote_audio(lambda w: random.normal(size=(len(w), 2)), ["a", "b"], "noise")

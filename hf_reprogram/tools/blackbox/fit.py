@@ -124,14 +124,15 @@ def fit_blackbox(
     name = _search_name(model, optimizer, evaluations, space.size)
     made = _Made(at_start, without)
     if name != "none":
-        trial.listen()
         search = search_of(name, space.size, seed, population)
         if evaluations < len(search.ask()) + 1:
             what = f"{evaluations} for a search whose generations have {search.count} points"
             raise UsageError("fit_blackbox(evaluations)", what, "more than one generation has", "a larger budget")
         search = search_of(name, space.size, seed, population)
-        _search(search, space, trial, made, evaluations, progress)
-    trial.restore()
+        try:
+            _search(search, space, trial, made, evaluations, progress)
+        finally:  # of an endpoint that is down, or of a user who has waited long enough, the best so far is left
+            trial.restore()
     outcome = Outcome(
         chosen=made.chosen, optimizer=name, evaluations=trial.evaluations, wanted=trial.wanted, sent=trial.sent,
         loss=made.loss, loss_of_map=at_start, validation=made.accuracy, validation_of_map=without[0],
@@ -176,6 +177,11 @@ def _search(
 ) -> None:
     """Generations until the budget is spent or nothing is gained; the best of them on the validation rows is kept."""
     idle, unseen, seen = 0, 0, np.zeros(space.size)
+    try:
+        trial.listen()
+    except BudgetError as error:
+        made.stopped = error.what
+        return
     with tqdm(total=evaluations, desc="search", leave=False, delay=2, disable=progress is False) as bar:
         while True:
             points = search.ask()
@@ -200,14 +206,16 @@ def _search(
                 break
             if unseen >= PATIENCE:
                 unseen = 0
-                if not _look([seen, search.mean], space, trial, made):
+                if not _look([seen, search.mean], space, trial, made, evaluations):
                     break
-    _look([seen, search.mean], space, trial, made)
+    _look([seen, search.mean], space, trial, made, evaluations)
 
 
-def _look(points: Sequence[np.ndarray], space: _Space, trial: _Trial, made: _Made) -> bool:
+def _look(points: Sequence[np.ndarray], space: _Space, trial: _Trial, made: _Made, evaluations: int) -> bool:
     """Keep a point that is better on the validation rows; False where the budget is over."""
     for z in points:
+        if trial.evaluations >= evaluations and not trial.knows(space.numbers(z)):
+            continue
         try:
             trial.judge(space.numbers(z))
             found = trial.validate()
@@ -266,11 +274,10 @@ class _Trial:
         self.y, self.y_kept = _labels(self.made, "rows"), _labels(self.kept, "validation")
         self.member = np.eye(len(self.mapping.labels))[self.y.numpy()]
         self.parameters = [p for part in model.active_programs() for p in part.parameters() if p.requires_grad]
-        self.evaluations = self.ran = self.asked = 0
+        self.evaluations = self.ran = 0
         self.before = (self.channel.wanted, self.channel.sent) if self.channel else (0, 0)
         self.losses: dict[str, float] = {}
         self.in_force: np.ndarray = np.zeros(0)
-        self.values: Tensor | None = None
         self.best: tuple[np.ndarray, dict[str, Tensor]] | None = None
         if self.mapping.needs_fit and self.mapping.calibration_rows() is not None:
             model.fit_mapping()
@@ -278,7 +285,7 @@ class _Trial:
     @property
     def wanted(self) -> int:
         """Queries that were needed."""
-        return self.channel.wanted - self.before[0] if self.channel else self.asked
+        return self.channel.wanted - self.before[0] if self.channel else self.ran
 
     @property
     def sent(self) -> int:
@@ -298,14 +305,17 @@ class _Trial:
 
     def judge(self, numbers: np.ndarray) -> float:
         """The loss of a program, and its map in force."""
-        key = hashlib.sha256(numbers.astype(np.float32).tobytes()).hexdigest()
-        known = key in self.losses
+        key, known = _key(numbers), self.knows(numbers)
         self.evaluations += not known
         if not known or not np.array_equal(numbers, self.in_force):
             self._put(numbers)
             values = self._read(self.made)
             self.losses[key] = self._fitted(values)
         return self.losses[key]
+
+    def knows(self, numbers: np.ndarray) -> bool:
+        """Whether a program was judged before."""
+        return _key(numbers) in self.losses
 
     def validate(self) -> tuple[float, float]:
         """(accuracy, loss) on the validation rows of what is in force."""
@@ -349,7 +359,6 @@ class _Trial:
         """(rows, K) what the map reads."""
         reading = self.mapping.reading() if self.mapping.estimated == "never" else self.mapping.fit_reading()
         (values,) = readouts(self.model, self.collator, made, [reading], self.batch_size, progress=False)
-        self.asked += len(made)
         self.ran += len(made)
         return values
 
@@ -366,6 +375,11 @@ class _Trial:
         reading = mapping.reading() if mapping.estimated == "never" else mapping.fit_reading()
         logits = mapping(Readout(values, kind=reading.kind)).float()
         return float(torch.nn.functional.cross_entropy(logits, self.y))
+
+
+def _key(numbers: np.ndarray) -> str:
+    """A program's digest, as the model sees its numbers."""
+    return hashlib.sha256(numbers.astype(np.float32).tobytes()).hexdigest()
 
 
 def _labels(made: Sequence[Any], where: str) -> Tensor:
