@@ -198,6 +198,19 @@ class TestSelect:
         with pytest.raises((DataError, UsageError, ValueError), match=says):
             hr.select({"m": tiny("bert-encoder")}, rows, **options)
 
+    def test_integers_with_names_are_labels(self) -> None:
+        """Gradients are of labelled rows too."""
+        rows = [{**row, "label": LABELS.index(row["label"])} for row in ROWS * 2]
+        found = hr.select({"m": tiny("bert-encoder")}, rows, features=LABELS, pulled=4)
+        assert not found.failed
+        named = hr.select({"m": tiny("bert-encoder")}, ROWS * 2, pulled=4)
+        assert found.entries[0].measures == pytest.approx(named.entries[0].measures, nan_ok=True)
+
+    def test_words_are_counted_in_the_columns_that_models_read(self) -> None:
+        rows = [{**row, "fine": f"{row['label']} of a kind"} for row in ROWS * 2]
+        plain = hr.select({"m": tiny("bert-encoder")}, ROWS * 2, **QUICK)
+        assert hr.select({"m": tiny("bert-encoder")}, rows, **QUICK).classical == plain.classical
+
     def test_no_models(self) -> None:
         with pytest.raises(UsageError, match="at least one model"):
             hr.select([], ROWS)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...data.rows import LABEL_COLUMNS, as_rows, label_id, label_names, label_of
 from ...errors import ConfigError, DataError, ReprogramError, UsageError
+from ...template import columns, parse
 from ...training.job import load_base
 from ...training.recipe import BaseRecipe
 from ..random_source import random_source
@@ -76,7 +77,9 @@ def select(
     rows = as_rows(rows, "text")
     y, names = _labelled(rows, labels, features)
     some = stratified(y, count, seed)
-    rows, y = [rows[i] for i in some], y[some]
+    # From here on labels are names: no collator has to be told what integers stand for.
+    rows = [{**{k: v for k, v in rows[i].items() if k not in LABEL_COLUMNS}, "label": names[y[i]]} for i in some]
+    y = y[some]
     missing = sorted(set(range(len(names))) - set(y.tolist()))
     if missing:
         what = f"no row of {[names[i] for i in missing]} among {len(rows)}"
@@ -91,7 +94,8 @@ def select(
             entries += look.at(name, base, processor)
         except (ReprogramError, NotImplementedError) as error:
             failed[name] = " ".join(str(error).split())
-    texts = [_words(row) for row in rows]
+    read = columns(parse(template or "{text}"))
+    texts = [_words(row, read) for row in rows]
     told = classical(texts, y) if all(texts) else float("nan")
     counts = np.bincount(y)
     entries.sort(key=lambda e: -e.measures["accuracy"])
@@ -118,11 +122,11 @@ def _labelled(rows: list[dict[str, Any]], labels: Sequence[str] | None, features
     return np.array(ids), list(labels)
 
 
-def _words(row: Mapping[str, Any]) -> str:
-    """All texts of a row but its label; "" of a sound or a series."""
+def _words(row: Mapping[str, Any], read: Sequence[str]) -> str:
+    """The texts of a row that the models read; "" of a sound or a series."""
     if "audio" in row or "series" in row:
         return ""
-    return " ".join(v for k, v in row.items() if isinstance(v, str) and k not in LABEL_COLUMNS)
+    return " ".join(row[name] for name in read if isinstance(row.get(name), str))
 
 
 class _Look:
