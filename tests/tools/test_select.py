@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 import hf_reprogram as hr
@@ -18,7 +19,7 @@ from hf_reprogram.testing.helpers import LABELS, flags, state_hash
 from hf_reprogram.tools.select import Entry, Selection
 from hf_reprogram.tools.select.choose import _Look
 from hf_reprogram.tools.select.measures import COLUMNS, condensed, interval, measured
-from hf_reprogram.tools.select.readings import Candidate, helmert
+from hf_reprogram.tools.select.readings import Candidate
 
 
 QUICK: dict[str, Any] = {"pulled": 0, "random_seeds": ()}
@@ -82,7 +83,7 @@ class TestReadings:
         np.testing.assert_array_equal(condensed(z, kept)[0], found)
 
     def test_contrasts_add_up_to_all_differences(self) -> None:
-        between = helmert(4)
+        between = scipy.linalg.helmert(4)
         np.testing.assert_allclose(between.T @ between, np.eye(4) - 0.25, atol=1e-12)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -129,15 +130,19 @@ def _words(row: Mapping[str, Any], read: Sequence[str]) -> str:
     return " ".join(row[name] for name in read if isinstance(row.get(name), str))
 
 
+@dataclass(frozen=True)
 class _Look:
-    """How one candidate is looked at."""
+    """How a candidate is looked at: the arguments of `select`, the rows drawn, their labels by name."""
 
-    def __init__(
-        self, rows: list[dict[str, Any]], y: np.ndarray, names: list[str], template: str | None, pulled: int,
-        seeds: list[int], source: list[dict[str, Any]] | None, batch_size: int, seed: int,
-    ) -> None:  # fmt: skip
-        self.rows, self.y, self.names, self.template, self.pulled = rows, y, names, template, pulled
-        self.seeds, self.source, self.batch_size, self.seed = seeds, source, batch_size, seed
+    rows: list[dict[str, Any]]
+    y: np.ndarray
+    names: list[str]
+    template: str | None
+    pulled: int
+    seeds: list[int]
+    source: list[dict[str, Any]] | None
+    batch_size: int
+    seed: int
 
     def at(self, name: str, base: Any, processor: Any) -> list[Entry]:
         """One entry for each of its readings."""

@@ -21,11 +21,10 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Measure:
-    """How a measure is shown: the head of its column, what it says, the decimals that mean something."""
+    """How a measure is shown: the head of its column, and what it says."""
 
     title: str
     about: str
-    decimals: int = 2
 
 
 # In the order of the table. `accuracy` and its interval stand before them.

@@ -15,7 +15,6 @@ h1 { font-size: 1.4rem; } table { border-collapse: collapse; font-size: 0.85rem;
 th, td { padding: 0.3rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } tbody tr:first-child { background: #eef5fb; font-weight: 600; }
 svg { max-width: 100%; height: auto; } li { margin: 0.2rem 0; } .verdict { font-size: 1.05rem; }
-@media (prefers-color-scheme: dark) { body { background: #fff; } }
 """
 
 

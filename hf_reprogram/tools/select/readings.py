@@ -101,6 +101,8 @@ class Candidate:
             rows: labelled rows.  y: (rows,) their ids.  values: (rows, K) their mean states.
             count: rows whose gradients are taken.
         """
+        from scipy.linalg import helmert
+
         program: Any = {"type": "waveform"}
         if not self.hears:
             program = {"type": "prompt", "template": f"{{prompt:{SLOTS}}} {self.template}"}
@@ -142,16 +144,3 @@ def stratified(y: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
         return np.sort(train_test_split(everything, train_size=count, stratify=y, random_state=seed)[0])
     except ValueError:  # a label of one row, or fewer rows than labels
         return np.sort(np.random.default_rng(seed).permutation(len(y))[:count])
-
-
-def helmert(labels: int) -> np.ndarray:
-    """(labels - 1, labels) orthonormal contrasts: each compares a label with all before it (scipy's Helmert matrix).
-
-    Example:
-
-        >>> helmert(2).round(3).tolist()
-        [[0.707, -0.707]]
-    """
-    from scipy.linalg import helmert as matrix
-
-    return matrix(labels)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .measures import MEASURES, RESAMPLES
+from .measures import MEASURES, RESAMPLES, interval
 from .readings import NAMES
 
 
@@ -238,10 +238,7 @@ class Selection:
 
 def _gap(a: Entry, b: Entry) -> tuple[float, float]:
     """95 % interval of a's accuracy less b's, over the same rows resampled together."""
-    differences = a.right.astype(float) - b.right
-    chosen = np.random.default_rng(0).integers(0, len(differences), (RESAMPLES, len(differences)))
-    low, high = np.percentile(differences[chosen].mean(1), [2.5, 97.5])
-    return float(low), float(high)
+    return interval(a.right.astype(float) - b.right)
 
 
 def _percent(value: float) -> str:
