@@ -88,10 +88,15 @@ class Channel:
     def _afford(self, count: int) -> None:
         if count and self.most is not None and self.sent + count > self.most:
             what = f"{self.sent} queries sent, {count} more are needed"
-            raise BudgetError("budget", what, f"at most {self.most}", "a larger budget; what was asked is kept")
+            raise BudgetError("budget", what, f"at most {self.most}", f"a larger budget; {self._kept}")
         if count and time.monotonic() > self.end:
             what = f"the time is over after {self.sent} queries"
-            raise BudgetError("budget", what, "an answer within its seconds", "more seconds; what was asked is kept")
+            raise BudgetError("budget", what, "an answer within its seconds", f"more seconds; {self._kept}")
+
+    @property
+    def _kept(self) -> str:
+        """What becomes of the answers so far."""
+        return "cache=FILE keeps answers for the next run" if self.path is None else "what was asked is kept"
 
     def _asked(self, inputs: list[Any]) -> np.ndarray:
         """One call of `ask`, its answer looked through."""

@@ -74,6 +74,9 @@ class Endpoint:
             raise ConfigError("Endpoint(kind)", f"{kind!r}", "openai or tgi")
         if len(words) < 2 or len(set(words)) < len(words):
             raise ConfigError("Endpoint(words)", f"{list(words)!r}", "at least two words, each once")
+        if url.rstrip("/").endswith("/chat/completions"):
+            fix = url.rstrip("/").removesuffix("/chat/completions") + "/completions"
+            raise ConfigError("Endpoint(url)", f"{url!r}, which takes messages", "completions, which take a text", fix)
         if top < 1 or not 1 <= together <= 8:
             raise ConfigError("Endpoint(top, together)", f"{top}, {together}", "from 1; together at most 8")
         if key is not None and key not in os.environ:
@@ -94,8 +97,16 @@ class Endpoint:
         Raises:
             BaseModelError: an endpoint that is down, refuses, or answers something else, after all retries.
         """
+        before = self._floored, self._seen
         with ThreadPoolExecutor(self.together) as pool:
-            return list(pool.map(self._answer, texts))
+            found = list(pool.map(self._answer, texts))
+        floored, seen = self._floored - before[0], self._seen - before[1]
+        if floored == seen:
+            logger.warning(
+                "%s tells none of the words %r among its %d likeliest tokens: these answers say nothing. Words are "
+                "mostly written with the space before them.", self.url, self.words, self.top,
+            )  # fmt: skip
+        return found
 
     def _answer(self, text: str) -> list[float]:
         told = self._tokens(self._posted(text))

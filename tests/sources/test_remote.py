@@ -315,6 +315,12 @@ class TestEndpoint:
         assert ask(["foo"])[0] == pytest.approx([-2.0, -3.0, math.log(math.exp(-1.0) + math.exp(-2.0))])
         assert ask.floored == pytest.approx(1 / 3)
 
+    def test_words_that_are_never_told_are_spoken_of(self, server: Server, caplog: pytest.LogCaptureFixture) -> None:
+        endpoint(server)(["foo"])
+        assert not caplog.records
+        endpoint(server, words=["awful", "nice"])(["foo"])
+        assert "none of the words ['awful', 'nice']" in caplog.text
+
     def test_no_more_than_so_many_in_a_minute(self, server: Server) -> None:
         endpoint(server, per_minute=600, together=8)(["a", "b", "c", "d"])
         gaps = np.diff(sorted(server.times))
@@ -331,6 +337,7 @@ class TestEndpoint:
         ("more", "says"),
         [
             ({"words": [" o"]}, "at least two words"),
+            ({"url": "http://x/v1/chat/completions"}, "Fix: http://x/v1/completions"),
             ({"kind": "soap"}, "openai or tgi"),
             ({"together": 9}, "at most 8"),
         ],
