@@ -1,4 +1,4 @@
-"""`residual`: one source label speaks for each target label, and a ridge map corrects what that leaves."""
+"""`residual`: words or one source label speak for each target label, and a ridge map corrects what that leaves."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class ResidualConfig(ScoreOptions):
     """
 
     type: str = field(default="residual", init=False)
-    words: dict[str, str] | None = option(
+    words: dict[str, str | list[str]] | None = option(
         None,
-        "By target label the word that speaks for it, of a base with a vocabulary; None takes the source label that "
-        "comes first most often for its rows.",
+        "By target label the word, or words, that speak for it, of a base with a vocabulary; None takes the source "
+        "label that comes first most often for its rows.",
     )
-    ids: list[int] | None = option(None, "Filled in: token ids of `words`.")
+    ids: list[int | list[int]] | None = option(None, "Filled in: token ids of `words`.")
 
     def validate(self) -> None:
         super().validate()
@@ -50,13 +50,29 @@ class ResidualConfig(ScoreOptions):
         super().resolve(tokenizer, labels)
         where = f"{type(self).__name__}.words"
         if self.words is not None and (tokenizer is not None or self.ids is None):
-            self.ids = [one_token(tokenizer, self.words[name], f"{where}[{name!r}]") for name in labels]
-            if len(set(self.ids)) < len(self.ids):
+            listed = [listing(self.words[name]) for name in labels]
+            if not all(listed):
+                raise ConfigError(where, f"{self.words!r}", "at least one word for each label")
+            self.ids = [
+                [one_token(tokenizer, word, f"{where}[{name!r}]") for word in words]
+                for name, words in zip(labels, listed, strict=True)
+            ]
+            if len(set(self.known)) < len(self.known):
                 raise ConfigError(where, f"{self.words!r}", "a word of its own for each label")
+
+    @property
+    def known(self) -> list[int]:
+        """Token ids of all words, label after label."""
+        return [i for ids in self.ids or [] for i in listing(ids)]
+
+
+def listing(value: Any) -> list[Any]:
+    """A list as it is, anything else as a list of one."""
+    return value if isinstance(value, list) else [value]
 
 
 class Residual(ScoreMapping):
-    """score_c = gamma z_c* + B_c z + b_c, with c* the source label that speaks for c.
+    """score_c = gamma z_c* + B_c z + b_c, with z_c* the mean score of the words, or source label, that speak for c.
 
     gamma >= 0 is the least squares fit of the centred one-hot labels by the centred z_c*, one number for all; then
     ridge fits what is left, its penalty chosen by leave-one-out as for `linear` (gamma is not left out, so that error
@@ -66,49 +82,60 @@ class Residual(ScoreMapping):
     """
 
     Options = ResidualConfig
+    one_each = True  # whether each target label needs a source label of its own
     paper = "2202.10629"
     example = {"sources": 4}
 
     def __init__(self, options: ResidualConfig, backbone: Any, labels: list[str], problem_type: str) -> None:
         super().__init__(options, backbone, labels, problem_type)
         where = f"{type(options).__name__}.sources"
-        if options.words is None:
+        words = len(options.known)
+        if options.words is None and self.one_each:
             check_enough(len(self.indices), len(labels), 1, where)
-        elif len(self.indices) < len(labels):
-            what = f"{len(self.indices)} with {len(labels)} words"
-            raise ConfigError(where, what, f"at least {len(labels)}")
+        elif len(self.indices) < words:
+            raise ConfigError(where, f"{len(self.indices)} with {words} words", f"at least {words}")
 
     @property
     def always(self) -> list[int]:
-        return self.options.ids or []
+        return self.options.known
 
     @classmethod
     def weigh_sources(
         cls, options: ResidualConfig, z: np.ndarray, member: np.ndarray, kept: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        if options.ids is None:
-            speaking = greedy(frequencies(z, member, soft=False), 1)[:, 0]
-        else:
-            speaking = np.searchsorted(kept, options.ids)
+        speaking = commonest(z, member) if options.ids is None else spoken(options, kept)
         matrix, bias, gamma, _ = corrected(z, member, speaking)
-        matrix[np.arange(len(speaking)), speaking] += gamma
-        return matrix, bias
+        return matrix + gamma * speaking, bias
+
+
+def commonest(z: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """(labels, K) with 1 at the source label that comes first most often for the rows of each label."""
+    return np.eye(z.shape[1])[greedy(frequencies(z, member, soft=False), 1)[:, 0]]
+
+
+def spoken(options: ResidualConfig, kept: np.ndarray) -> np.ndarray:
+    """(labels, K) the share of each source label in the words of each label; `kept` (K,) are their numbers."""
+    shares = np.zeros((len(options.ids), len(kept)))
+    for row, ids in zip(shares, options.ids, strict=True):
+        row[np.searchsorted(kept, ids)] = 1 / len(listing(ids))
+    return shares
 
 
 def corrected(
     z: np.ndarray, member: np.ndarray, speaking: np.ndarray, penalties: list[float] | None = None
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """The ridge map of what `speaking` source labels leave.
+    """The ridge map of what `speaking` leaves.
 
     Args:
-        z: (rows, K) scores.  member: (rows, labels) one-hot.  speaking: (labels,) one source label for each.
+        z: (rows, K) scores.  member: (rows, labels) one-hot.  speaking: (labels, K) what speaks for each.
         penalties: the grid of `ridge`.
 
     Returns:
         matrix (labels, K), bias (labels,), gamma, the leave-one-out mean squared error.
     """
-    own, target = z[:, speaking] - z[:, speaking].mean(0), member - member.mean(0)
+    said, target = z @ speaking.T, member - member.mean(0)
+    own = said - said.mean(0)
     gamma = max(float((own * target).sum() / max(np.square(own).sum(), 1e-300)), 0.0)
     penalties = penalties_of(z, member) if penalties is None else penalties
-    matrix, bias, _, error = ridge(z, member - gamma * z[:, speaking], penalties)
+    matrix, bias, _, error = ridge(z, member - gamma * said, penalties)
     return matrix, bias, gamma, error

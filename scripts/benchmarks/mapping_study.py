@@ -158,11 +158,19 @@ def rows_of(target: str, plan: Plan) -> tuple[list[dict[str, Any]], list[dict[st
 
 
 @functools.cache
+def minilm() -> tuple[Any, Any]:
+    """MiniLM and its tokenizer."""
+    folder = fetch_models.asset_path("minilm-l6")
+    return (
+        AutoModel.from_pretrained(folder, local_files_only=True).eval(),
+        AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=64),
+    )
+
+
+@functools.cache
 def anchored() -> tuple[Any, Any]:
     """MiniLM as a model that is asked: twenty times the cosine between a text and each anchor word."""
-    folder = fetch_models.asset_path("minilm-l6")
-    encoder = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=64)
+    encoder, tokenizer = minilm()
 
     @torch.no_grad()
     def embed(texts: Sequence[str]) -> Tensor:
@@ -211,8 +219,22 @@ def mappings(source: str, target: str, labels: list[str]) -> dict[str, Any]:
         "auto": hr.AutoConfig(),
     }
     if source == "smollm2-135m":
-        words = {label: listed[0] for label, listed in TEXTS[target].verbalizer["words"].items()}
-        found |= {"residual": hr.ResidualConfig(words=words), "auto": hr.AutoConfig(words=words)}
+        words = TEXTS[target].verbalizer["words"]
+        found |= {
+            "verbalizer": hr.VerbalizerConfig(words=words),
+            "verbalizer, calibrated": hr.VerbalizerConfig(words=words, calibration="batch"),
+            "verbalizer, word by word": hr.VerbalizerConfig(words=words, calibration="words"),
+            "knowledge": hr.KnowledgeConfig(words=words, weighted=False),
+            "ridge of the words": hr.LinearConfig(on="rows", words=[word for each in words.values() for word in each]),
+            "residual": hr.ResidualConfig(words=words),
+            "auto": hr.AutoConfig(words=words),
+        }
+    if source == "attention-rnn":
+        found |= {"similarity": hr.SimilarityConfig(), "similarity, greedy": hr.SimilarityConfig(assignment="greedy")}
+    if source == "attention-rnn" and len(labels) <= 36:
+        encoder, tokenizer = minilm()
+        base = speech_methods.source(source)[0]
+        found["semantic"] = hr.labels_by_name(base, labels, encoder, tokenizer)
     return found
 
 
@@ -223,6 +245,39 @@ def read(model: hr.ReprogramModel, rows: Sequence[dict[str, Any]], readings: lis
     """What each reading gives of rows, (rows, K)."""
     collator = model.collator()
     return readouts(model, collator, collator.lay_out(rows, labelled=False), readings, progress=False)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a frozen model gave of rows: its own scores (rows, K), mean states (rows, H)."""
+
+    scores: Tensor
+    states: Tensor | None = None
+
+    def of(self, reading: hr.Reading) -> Tensor | None:
+        """What one reading would have given."""
+        if reading.kind == "state":
+            return self.states
+        return self.scores if reading.ids is None else self.scores[:, list(reading.ids)]
+
+
+def answers(
+    source: str, target: str, plan: Plan, pool: list[dict[str, Any]], test: list[dict[str, Any]]
+) -> tuple[Answers, Answers]:
+    """The frozen model's answers to pool and test, kept in scratch."""
+    file = SCRATCH / "mapping_study" / f"{source} on {target}, {plan.pool}, {plan.test}.npz"
+    if not file.exists():
+        model = model_of(source, target, sorted({row["label"] for row in pool}))
+        readings = [model.active_mapping().reading(), hr.Reading("state", pool="mean")]
+        found = [read(model, part, readings) for part in (pool, test)]
+        model.unload()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial.npz")
+        np.savez(partial, *(part.numpy() for both in found for part in both))
+        partial.rename(file)
+    with np.load(file) as kept:
+        z, states, z_test, states_test = (torch.from_numpy(kept[f"arr_{i}"]) for i in range(4))
+    return Answers(z, states), Answers(z_test, states_test)
 
 
 def drawn(y: np.ndarray, shots: int | None, seed: int) -> np.ndarray:
@@ -242,10 +297,9 @@ def frozen(source: str, target: str, plan: Plan) -> Iterator[Row]:
     """Every map on the answers of the frozen model."""
     pool, test = rows_of(target, plan)
     labels = sorted({row["label"] for row in pool})
+    seen, judged = answers(source, target, plan, pool, test)
+    z, states = seen.scores, seen.states
     model = model_of(source, target, labels)
-    reading = model.active_mapping().reading()
-    z, states = read(model, pool, [reading, hr.Reading("state", pool="mean")])
-    z_test, states_test = read(model, test, [reading, hr.Reading("state", pool="mean")])
     y, y_test = (np.array([labels.index(row["label"]) for row in part]) for part in (pool, test))
     task = f"{source} on {target}"
     yield Row(task, "scores", "rho", rho(z), n=len(z), note=f"{z.shape[1]} outputs, {len(labels)} labels")
@@ -254,16 +308,19 @@ def frozen(source: str, target: str, plan: Plan) -> Iterator[Row]:
         for seed in range(plan.draws):
             some = drawn(y, shots, seed)
             where = f"{task}, {shots or 'all'}, draw {seed}"
-            right = fitted(model, mappings(source, target, labels), z[some], y[some], z_test, y_test)
-            right |= fitted(
-                model, {"probe": hr.LinearConfig(on="state", pool="mean")}, states[some], y[some], states_test, y_test
-            )
+            maps = mappings(source, target, labels) | {"probe": hr.LinearConfig(on="state", pool="mean")}
+            right = fitted(model, maps, Answers(z[some], states[some]), y[some], judged, y_test)
             yield from (Row(where, name, "accuracy", value, n=len(y_test)) for name, value in right.items())
     model.unload()
 
 
 def fitted(
-    model: hr.ReprogramModel, options: dict[str, Any], z: Tensor, y: np.ndarray, z_test: Tensor, y_test: np.ndarray
+    model: hr.ReprogramModel,
+    options: dict[str, Any],
+    seen: Answers,
+    y: np.ndarray,
+    judged: Answers,
+    y_test: np.ndarray,
 ) -> dict[str, float]:
     """Accuracy of each map, in percent; those that cannot be had here are left out."""
     found, config = {}, model.peft_config["default"]
@@ -277,9 +334,10 @@ def fitted(
         mapping = model.active_mapping()
         try:
             if mapping.estimated != "never":
-                mapping.fit(z, torch.from_numpy(y))
+                mapping.fit(seen.of(mapping.fit_reading()), torch.from_numpy(y))
+            reading = mapping.reading()
             with torch.no_grad():
-                said = mapping(hr.Readout(z_test, kind=mapping.reading().kind)).argmax(1).numpy()
+                said = mapping(hr.Readout(judged.of(reading), kind=reading.kind)).argmax(1).numpy()
             found[name] = 100 * float((said == y_test).mean())
         except ReprogramError:
             pass
@@ -311,7 +369,8 @@ def programmed(source: str, target: str, seed: int, plan: Plan) -> Iterator[Row]
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     (z,), (z_test,) = read(model, few, [reading]), read(model, test, [reading])
-    right = fitted(model, mappings(source, target, labels), z, y[drawn(y, 16, seed)], z_test, y_test)
+    maps = {name: each for name, each in mappings(source, target, labels).items() if each.type != "similarity"}
+    right = fitted(model, maps, Answers(z), y[drawn(y, 16, seed)], Answers(z_test), y_test)
     where = f"{source} on {target}, 16 under a program, draw {seed}"
     yield from (Row(where, name, "accuracy", value, n=len(y_test)) for name, value in right.items())
     model.unload()

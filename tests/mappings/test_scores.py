@@ -143,7 +143,7 @@ class TestPrototype:
 class TestResidual:
     def test_the_reference_s_numbers(self) -> None:
         """M§A.13: gamma .254795; leave-one-out error .279591 and .205748 at 1 and 10, summed over the labels."""
-        speaking = np.array([0, 1, 3])
+        speaking = np.eye(5)[[0, 1, 3]]
         errors = [corrected(Z, MEMBER, speaking, [penalty])[2:] for penalty in (1.0, 10.0)]
         assert [gamma for gamma, _ in errors] == pytest.approx([0.254795] * 2, abs=1e-6)
         plain = [ridge(Z, MEMBER, [penalty])[3] for penalty in (1.0, 10.0)]
@@ -153,25 +153,25 @@ class TestResidual:
         assert [error * unit for _, error in errors] == pytest.approx([0.279591, 0.205748], abs=1e-5)
 
     def test_a_large_penalty_leaves_the_fixed_map(self) -> None:
-        speaking = np.array([0, 1, 3])
-        matrix, bias, gamma, _ = corrected(Z, MEMBER, speaking, [1e9])
-        scores = Z @ matrix.T + bias + gamma * Z[:, speaking]
-        fixed = gamma * (Z[:, speaking] - Z[:, speaking].mean(0)) + MEMBER.mean(0)
+        matrix, bias, gamma, _ = corrected(Z, MEMBER, np.eye(5)[[0, 1, 3]], [1e9])
+        said = Z[:, [0, 1, 3]]
+        scores = Z @ matrix.T + bias + gamma * said
+        fixed = gamma * (said - said.mean(0)) + MEMBER.mean(0)
         np.testing.assert_allclose(scores, fixed, atol=1e-6)
 
     def test_a_small_penalty_gives_the_whole_linear_map(self) -> None:
-        matrix, bias, gamma, _ = corrected(Z, MEMBER, np.array([0, 1, 3]), [1e-9])
+        matrix, bias, gamma, _ = corrected(Z, MEMBER, np.eye(5)[[0, 1, 3]], [1e-9])
         plain, offset, *_ = ridge(Z, MEMBER, [1e-9])
         scores = Z @ matrix.T + bias + gamma * Z[:, [0, 1, 3]]
         np.testing.assert_allclose(scores, Z @ plain.T + offset, atol=1e-5)
 
     def test_words_that_point_the_wrong_way_count_for_nothing(self) -> None:
-        assert corrected(-Z, MEMBER, np.array([0, 1, 3]))[2] == 0.0
+        assert corrected(-Z, MEMBER, np.eye(5)[[0, 1, 3]])[2] == 0.0
 
     def test_words_are_kept_and_read(self) -> None:
         words = {"negative": " bad", "positive": " good"}
         model = model_of("llama", labels=LABELS, type="residual", words=words, sources=3)
-        mapping, ids = model.active_mapping(), model.peft_config["default"].mapping.ids
+        mapping, ids = model.active_mapping(), model.peft_config["default"].mapping.known
         z = np.zeros((6, mapping.size))
         z[:, 7] = 9.0  # the base says nothing but this
         z[:3, ids[0]], z[3:, ids[1]] = 1.0, 1.0
@@ -190,6 +190,8 @@ class TestResidual:
                 "sources: 1 with 2 words.*at least 2",
             ),
             ({"words": {"negative": " bad", "positive": " good"}, "on": "classes"}, "on='vocabulary'"),
+            ({"words": {"negative": " bad", "positive": [" good", " bad"]}}, "a word of its own"),
+            ({"words": {"negative": " bad", "positive": []}}, "at least one word"),
             ({"sources": 1}, "fewer target labels|at most"),
         ],
     )

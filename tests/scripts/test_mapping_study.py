@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,10 +29,11 @@ def test_rho_of_scores_without_and_with_offsets() -> None:
     assert rho(z + torch.tensor([0.0, 4.0])) == pytest.approx(2.0)  # means 0 and 4, each output deviates by 2 ** .5
 
 
-def test_every_map_on_a_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_map_on_a_tiny_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(mapping_study, "SCRATCH", tmp_path)
     monkeypatch.setattr(mapping_study, "rows_of", lambda *_: (ROWS * 3, ROWS))
     monkeypatch.setattr(mapping_study.few_shot, "smollm2", lambda: tiny("llama"))
-    words = {"words": {"negative": [" bad"], "positive": [" good"]}}
+    words = {"words": {"negative": [" bad", " poor"], "positive": [" good"]}}
     task = replace(mapping_study.SST2, untaught="{text} it was{answer}", verbalizer=words, start=(" so",),
                    template="{prompt:2} {text} it was{answer}")  # fmt: skip
     monkeypatch.setitem(mapping_study.TEXTS, "sst2", task)
@@ -39,6 +41,8 @@ def test_every_map_on_a_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     found = list(frozen("smollm2-135m", "sst2", plan))
     names = {row.method for row in found}
     assert names >= {"random", "frequency", "transport", "prototype, shrunk", "ridge", "residual", "auto", "probe"}
+    assert names >= {"verbalizer, calibrated", "verbalizer, word by word", "knowledge", "ridge of the words"}
+    assert list(frozen("smollm2-135m", "sst2", plan)) == found  # from scratch
     assert {row.task for row in found} >= {f"smollm2-135m on sst2, {n}, draw 0" for n in ("2", "all")}
     under = list(programmed("smollm2-135m", "sst2", 0, plan))
     assert {row.method for row in under} >= {"ridge", "auto"} and "16 under a program" in under[0].task
