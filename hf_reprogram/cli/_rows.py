@@ -3,10 +3,39 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, ReprogramError
+
+
+# How errors below speak of a recipe, and how a command line says it.
+FLAGS = (
+    (r"data\.columns: \{(\w+): COLUMN\}", r"--column \1=COLUMN"),
+    (r"data\.columns\.(\w+)", r"--column \1"),
+    (r"data\.columns", "--column"),
+    (r"data\.label: COLUMN", "--label COLUMN"),
+    (r"data\.(label|split|subset|revision)\b", r"--\1"),
+    (r"data\.label_names", "--label-names"),
+)
+
+
+@contextmanager
+def as_flags(*more: tuple[str, str]) -> Iterator[None]:
+    """Errors of the block name flags where they would name fields of a recipe.
+
+    Args:
+        more: further (pattern, replacement) pairs, as of `re.sub`.
+    """
+    try:
+        yield
+    except ReprogramError as error:
+        parts = error.where, error.what, error.expected, error.fix
+        for pattern, flag in (*FLAGS, *more):
+            parts = tuple(part and re.sub(pattern, flag, part) for part in parts)
+        raise type(error)(*parts) from error
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._rows import add_columns, data_recipe
+from ._rows import add_columns, as_flags, data_recipe
 
 
 HELP = "judge a saved program on labelled rows"
@@ -32,6 +32,8 @@ def run(options: argparse.Namespace) -> int:
     data = data_recipe(options, options.rows)
     model = AutoReprogramModel.from_pretrained(options.program)
     labels = model.label_names() if model.problem_type() == "single_label_classification" else None
-    rows, names = source.labelled(data, model.columns(), labels, "ROWS")
-    print(json.dumps(model.evaluate(rows, batch_size=options.batch_size, features=names)))
+    with as_flags():
+        rows, names = source.labelled(data, model.columns(), labels, "ROWS")
+        found = model.evaluate(rows, batch_size=options.batch_size, features=names)
+    print(json.dumps(found))
     return 0

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import argparse
 
-from ._rows import add_columns, columns_of, data_recipe
+from ._rows import add_columns, as_flags, columns_of, data_recipe
 
 
 HELP = "rank frozen models for labelled rows, before training"
+# How `select` speaks of its arguments, and how a command line says it.
+FLAGS = (
+    (r"select\(rows\)", "--data"),
+    (r"select\((count|gradients)\)", r"--\1"),
+    (r"features=\[\.\.\.\]", "--label-names A,B"),
+    (r"base\.model\b", "--models"),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +30,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_columns(parser)
     parser.set_defaults(split="train")
     parser.add_argument("--template", help="of a text; the text alone, and an answer slot where the model answers")
-    parser.add_argument("--rows", type=int, default=256, metavar="N", help="rows that are looked at")
+    parser.add_argument("--count", type=int, default=256, metavar="N", help="rows that are looked at")
     parser.add_argument("--gradients", type=int, default=32, metavar="N", help="of them for the gradients; 0: none")
-    parser.add_argument("--random", type=int, default=1, metavar="N", help="seeds of random weights beside; 0: none")
+    parser.add_argument(
+        "--random-seeds", type=int, default=1, metavar="N", help="seeds of random weights beside; 0: none"
+    )
     parser.add_argument("--source-data", nargs="+", metavar="ROWS", help="rows of what the models were made for")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     for kind in ("json", "markdown", "html"):
@@ -54,15 +63,16 @@ def run(options: argparse.Namespace) -> int:
     given = columns_of(options)
     named = next((name for name in ("audio", "series") if name in given), "audio" if heard else None)
     wanted = [named] if named else columns(parse(options.template or "{text}"))
-    rows, names = source.labelled(data, wanted, None, "--data")
-    others = None
-    if options.source_data:
-        plain = replace(data_recipe(options, options.source_data), label=options.label, label_names=None)
-        others, _ = source.labelled(plain, wanted, None, "--source-data", alone=True)
-    found = select(
-        options.models, rows, template=options.template, count=options.rows, pulled=options.gradients,
-        random_seeds=range(options.random), source_rows=others, features=names, seed=options.seed,
-    )  # fmt: skip
+    with as_flags(*FLAGS):
+        rows, names = source.labelled(data, wanted, None, "--data")
+        others = None
+        if options.source_data:
+            plain = replace(data_recipe(options, options.source_data), label=options.label, label_names=None)
+            others, _ = source.labelled(plain, wanted, None, "--source-data", alone=True)
+        found = select(
+            options.models, rows, template=options.template, count=options.count, gradients=options.gradients,
+            random_seeds=range(options.random_seeds), source_rows=others, features=names, seed=options.seed,
+        )  # fmt: skip
     found.show()
     for kind, path in files.items():
         path.write_text(getattr(found, kind)(), encoding="utf-8")

@@ -99,8 +99,8 @@ def run(recipe: Recipe) -> Result:
 
 
 def program_config(recipe: Recipe) -> ReprogramConfig:
-    """The ReprogramConfig of a recipe; labels that it does not name are those of its folders of sounds."""
-    labels = source.folder_labels(recipe.data)
+    """The ReprogramConfig of a recipe; labels that it does not name are `data.label_names`, or folders of sounds."""
+    labels = recipe.data.label_names or source.folder_labels(recipe.data)
     if recipe.preset is not None:
         mapping = presets.preset(recipe.preset)["config"]["mapping"]["type"]
         classes = options_class("mapping", mapping).problem_type is None  # else its labels are letters

@@ -65,6 +65,14 @@ class Search:
         """The first."""
         return self.trials[0]
 
+    def show(self) -> None:
+        """Print what was tried, best first, and what could not be."""
+        width = max(len(trial.name) for trial in self.trials)
+        for trial in self.trials:
+            print(f"{trial.name:{width}}  {100 * trial.accuracy:5.1f} +- {100 * trial.error:.1f}  {trial.numbers:,}")
+        for name, why in self.left_out.items():
+            print(f"{name} was not tried: {why}")
+
 
 def search_mappings(
     model: Any,

@@ -26,7 +26,7 @@ def select(
     labels: Sequence[str] | None = None,
     template: str | None = None,
     count: int = 256,
-    pulled: int = 32,
+    gradients: int = 32,
     random_seeds: Sequence[int] = (0,),
     source_rows: Any = None,
     features: Any = None,
@@ -45,7 +45,7 @@ def select(
         labels: names of the target labels; None takes those of the rows.
         template: how a text is laid out; None is the text, and an answer slot after it where the model answers.
         count: rows that are looked at, each label in its share.
-        pulled: of them whose gradients are taken at the start of a soft prompt (a wave, for sounds); 0 takes none.
+        gradients: of them so many whose gradients are taken at the start of a soft prompt (a wave, for sounds); 0 takes none.
         random_seeds: of the random weights; () leaves them out.
         source_rows: rows of what the models were made for: how far the target's outputs lie from theirs (sliced
             Wasserstein); with labels that are the base's own classes also the corrected bound.
@@ -68,10 +68,9 @@ def select(
     """
     if not models:
         raise UsageError("select(models)", f"{models!r}", "at least one model")
-    if count < 3 or pulled < 0:
-        raise UsageError(
-            "select(count, pulled)", f"{count}, {pulled}", "at least 3 rows, of which at least 0 are pulled"
-        )
+    for name, value, least in (("count", count, 3), ("gradients", gradients, 0)):
+        if value < least:
+            raise UsageError(f"select({name})", f"{value}", f"at least {least}")
     if isinstance(models, str):
         raise UsageError("select(models)", f"{models!r}", "a list", f"[{models!r}]")
     features = features if features is not None else getattr(rows, "features", None)
@@ -88,7 +87,7 @@ def select(
     entries: list[Entry] = []
     failed: dict[str, str] = {}
     source = None if source_rows is None else as_rows(source_rows, "text")
-    look = _Look(rows, y, names, template, pulled, list(random_seeds), source, batch_size, seed)
+    look = _Look(rows, y, names, template, gradients, list(random_seeds), source, batch_size, seed)
     for name in models:
         try:
             base, processor = models[name] if isinstance(models, Mapping) else load_base(BaseRecipe(name))
@@ -112,11 +111,13 @@ def _labelled(rows: list[dict[str, Any]], labels: Sequence[str] | None, features
     known = label_names(features)
     if labels is None:
         labels = known or sorted({str(value) for value in given if not isinstance(value, int)})
+    ints = sorted({value for value in given if isinstance(value, int)})
+    if ints and (len(labels) <= ints[-1] or ints[0] < 0):
+        what = f"the labels are integers from {ints[0]} to {ints[-1]}, and {len(labels)} names are given"
+        expected = f"a name for each from 0 to {ints[-1]}"
+        raise DataError("select(rows)", what, expected, "features=[...] names them in the order of their ids")
     if len(labels) < 2:
-        what = f"the labels {list(labels)!r}"
-        raise DataError(
-            "select(rows)", what, "at least two", "labels=[...]; integers need their names: features=[...]"
-        )
+        raise DataError("select(rows)", f"all labels are {list(labels)!r}", "at least two labels")
     if len(set(labels)) < len(labels):
         raise ConfigError("select(labels)", f"{list(labels)!r}", "each label once")
     ids = [label_id(value, labels, known, f"select(rows)[{i}]['label']") for i, value in enumerate(given)]
@@ -138,7 +139,7 @@ class _Look:
     y: np.ndarray
     names: list[str]
     template: str | None
-    pulled: int
+    gradients: int
     seeds: list[int]
     source: list[dict[str, Any]] | None
     batch_size: int
@@ -182,7 +183,7 @@ class _Look:
             if spread is not None:
                 values = {k: v * (spread[k] / max(float(v.std(0).mean()), 1e-30)) for k, v in values.items()}
             found = {k: measured(v, self.y, len(self.names), scores(k)) for k, v in values.items()}
-            pulls = candidate.pulls(self.rows, self.y, values["state"], self.pulled) if self.pulled else {}
+            pulls = candidate.pulls(self.rows, self.y, values["state"], self.gradients) if self.gradients else {}
             for measures, _ in found.values():
                 measures.update(pulls)
             far = {} if self.source is None or spread is not None else compared(

@@ -202,7 +202,11 @@ class Selection:
             said.append("SW: sliced Wasserstein distance from the source rows' outputs, standardised together.")
         if "bound" in self.columns():
             said.append("bound: on the mean |probabilities - one-hot|, class by class; above 1.41 it says nothing.")
-        said += [f"{e.name}: {remark}." for e in self.entries for remark in e.remarks]
+        of: dict[str, list[str]] = {}
+        for e in self.entries:
+            for remark in e.remarks:
+                of.setdefault(remark, []).append(e.name)
+        said += [f"{', '.join(named)}: {remark}." for remark, named in of.items()]
         return said + [f"{name} could not be read: {why}" for name, why in self.failed.items()]
 
     def text(self) -> str:
