@@ -45,7 +45,7 @@ def select(
         labels: names of the target labels; None takes those of the rows.
         template: how a text is laid out; None is the text, and an answer slot after it where the model answers.
         count: rows that are looked at, each label in its share.
-        gradients: of them so many whose gradients are taken at the start of a soft prompt (a wave, for sounds); 0 takes none.
+        gradients: rows whose gradients are taken at the start of a soft prompt (a wave, for sounds); 0 takes none.
         random_seeds: of the random weights; () leaves them out.
         source_rows: rows of what the models were made for: how far the target's outputs lie from theirs (sliced
             Wasserstein); with labels that are the base's own classes also the corrected bound.
