@@ -17,7 +17,7 @@ from .base import EstimatedOptions, Mapping
 from .labels import named
 
 
-SOURCES = 512  # of a vocabulary, where nobody says how many
+SOURCES = 1024  # of a vocabulary, where nobody says how many
 STILL = 1e-12  # deviation of an output that never moves
 
 
@@ -40,7 +40,7 @@ class ScoreOptions(EstimatedOptions):
     sources: int | None = option(
         None,
         "Source labels that are kept, those that the base finds likeliest on the rows of the estimate; None is all "
-        "classes, or 512 tokens.",
+        "classes, or 1,024 tokens.",
         low=1,
         high=10**6,
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks import mapping_study
-from benchmarks.mapping_study import PAIRS, Plan, drawn, frozen, programmed, rho, summary
+from benchmarks.mapping_study import BALANCED, PAIRS, Plan, drawn, frozen, programmed, rho, summary
 from benchmarks.report import Row
 
 from hf_reprogram.testing import ROWS, tiny
@@ -49,12 +49,13 @@ def test_every_map_on_a_tiny_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_the_table_tells_how_far_auto_is_behind() -> None:
-    cells = [Row(f"a on b, 4, draw {n}", name, "accuracy", value)
+    cells = [Row(f"a on b, 4, draw {n}", name, metric, value)
              for n in range(2)
+             for metric in (BALANCED, "accuracy")
              for name, value in (("ridge", 80.0 + n), ("auto", 77.0), ("frequency", 60.0), ("probe", 99.0),
                                  ("frequency, not centred", 50.0))]  # fmt: skip
     found = summary(cells)
-    assert (found[0].method, found[0].metric, found[0].value) == ("auto", "points_behind_best", 3.5)
+    assert (found[0].method, found[0].metric, found[0].value) == ("auto", "points_behind_best, balanced_accuracy", 3.5)
     assert "NOT met" in found[0].note and "a on b, 4" in found[0].note
     gain = next(row for row in found if row.metric == "gain_of_centring" and row.task == "all")
     assert gain.value == 10.0
