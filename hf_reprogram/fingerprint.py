@@ -25,9 +25,14 @@ _MEMO: weakref.WeakKeyDictionary[Any, tuple[Any, dict[str, Any]]] = weakref.Weak
 
 
 def base_fingerprint(base: nn.Module) -> dict[str, str]:
-    """Identity of a base: all bytes of its tensors, and the config fields that alter its forward."""
+    """Identity of a base: all bytes of its tensors, and the config fields that alter its forward.
+
+    A config that says in words what the base is, as that of a model which is asked (its `asked`), is named as well.
+    """
     text = json.dumps(config_fields(base), sort_keys=True, default=str)
-    return weights_fingerprint(base) | {"config": hashlib.sha256(text.encode()).hexdigest()[:32]}
+    found = weights_fingerprint(base) | {"config": hashlib.sha256(text.encode()).hexdigest()[:32]}
+    asked = getattr(base.config, "asked", None)
+    return found if asked is None else found | {"asked": asked}
 
 
 def weights_fingerprint(base: nn.Module, modules: Iterable[nn.Module] | None = None) -> dict[str, str]:
@@ -156,6 +161,7 @@ def processor_fingerprint(processor: Any) -> str | None:
 
 
 _DIFFERENCES = {
+    "asked": "another model that is asked",
     "class": "a base of another class", "width": "a base of another width", "config": "a base with another config",
     "dtype": "a base in another dtype", "weights": "a base with other weights",
     "processor": "another tokenizer or feature extractor",
@@ -176,7 +182,7 @@ def check_fingerprint(saved: Mapping[str, Any] | None, base: nn.Module, processo
     rounded = _differ_by_rounding(saved, present, base)
     for key, text in _DIFFERENCES.items():
         theirs, ours = saved.get(key), present.get(key)
-        if theirs is None and key != "processor":
+        if theirs is None and key not in _OPTIONAL:
             why = f"its fingerprint does not say the {key} of its base"
             raise ArtefactError(where, why, "a program saved by hf_reprogram", "save it again")
         if theirs is not None and ours is not None and theirs != ours and not (rounded and key in _ROUNDED):
@@ -196,6 +202,7 @@ def check_fingerprint(saved: Mapping[str, Any] | None, base: nn.Module, processo
 
 
 _ROUNDED = ("dtype", "weights")
+_OPTIONAL = ("asked", "processor")
 
 
 def _differ_by_rounding(saved: Mapping[str, Any], present: Mapping[str, Any], base: nn.Module) -> bool:

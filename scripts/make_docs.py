@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # from wherever this file is imp
 
 from docs_distill import distilled
 from docs_language import language
+from docs_maps import maps
 from docs_series import series
 from docs_symbols import infilling, remap, sequences
 
@@ -542,6 +543,7 @@ def render(text: str) -> str:
         ("language", language(maybe("language"))),
         ("sequences", sequences(maybe("sequences"))),
         ("remap", remap(maybe("remap"))),
+        ("maps", maps(maybe("mapping_study"))),
         ("infilling", infilling(maybe("infilling"))),
         ("speech", speech()),
         ("speech_program", speech_program()),

@@ -32,13 +32,20 @@ class RemoteTextConfig(PreTrainedConfig):
 
     Args:
         source: what is asked, by name and version.
+        answers: names of its classes, in their order.
         vocab_size: of the tokenizer by which rows are laid out; the model itself never sees a token.
     """
 
     model_type = "remote_text"
 
     source: str = ""
+    answers: list[str] | tuple[str, ...] = ()
     vocab_size: int = 384
+
+    @property
+    def asked(self) -> str:
+        """What is asked, in words."""
+        return f"{self.source!r} for {', '.join(self.answers)}"
 
     @property
     def hidden_size(self) -> int:
@@ -51,6 +58,7 @@ class RemoteAudioConfig(PreTrainedConfig):
 
     Args:
         source: what is asked, by name and version.
+        answers: names of its classes, in their order.
         sampling_rate: of the waves, in Hz.
         input_samples: length of a canvas where none is given.
     """
@@ -58,8 +66,14 @@ class RemoteAudioConfig(PreTrainedConfig):
     model_type = "remote_audio"
 
     source: str = ""
+    answers: list[str] | tuple[str, ...] = ()
     sampling_rate: int = 16000
     input_samples: int = 16000
+
+    @property
+    def asked(self) -> str:
+        """What is asked, in words."""
+        return f"{self.source!r} for {', '.join(self.answers)}"
 
     @property
     def hidden_size(self) -> int:
@@ -169,7 +183,8 @@ def remote_text(
     Args:
         ask: texts to (texts, K) scores, or to the numbers of the classes that come first; `hr.Endpoint` is one.
         classes: names of the K classes, or label words.
-        source: what is asked, by name and version; answers and programs of another source are refused.
+        source: what is asked, by name and version; answers and programs of another source, or of the same for other
+            classes or in another order, are refused.
         tokenizer: by which rows are laid out; it must put a text together again as it was. None takes bytes.
         channel: of `Channel`: cache, most (queries), seconds, together, rebuild.
 
@@ -190,9 +205,11 @@ def remote_text(
     if back != sample:
         what = f"{type(tokenizer).__name__} makes {back!r} of {sample!r}"
         raise BaseModelError("tokenizer", what, "one of bytes, which keeps every character", "leave it out")
-    config = RemoteTextConfig(source=source, vocab_size=len(tokenizer), id2label=dict(enumerate(classes)))
+    config = RemoteTextConfig(
+        source=source, answers=list(classes), vocab_size=len(tokenizer), id2label=dict(enumerate(classes))
+    )
     model = RemoteForSequenceClassification(config, tokenizer).eval()
-    model.model.channel = Channel(ask, source, len(classes), **channel)
+    model.model.channel = Channel(ask, config.asked, len(classes), **channel)
     return model, tokenizer
 
 
@@ -211,9 +228,11 @@ def remote_audio(
         >>> model(torch.tensor([[0.5, -1.0]])).logits.tolist()
         [[0.5, -1.0]]
     """
-    config = RemoteAudioConfig(source=source, sampling_rate=sampling_rate, id2label=dict(enumerate(classes)))
+    config = RemoteAudioConfig(
+        source=source, answers=list(classes), sampling_rate=sampling_rate, id2label=dict(enumerate(classes))
+    )
     model = RemoteForAudioClassification(config).eval()
-    model.channel = Channel(ask, source, len(classes), **channel)
+    model.channel = Channel(ask, config.asked, len(classes), **channel)
     return model, feature_extractor(config)
 
 

@@ -19,7 +19,7 @@ import torch
 import hf_reprogram as hr
 from hf_reprogram.backbone.probe import probe
 from hf_reprogram.backbone.text import TextBackbone
-from hf_reprogram.errors import BaseModelError, BudgetError, ConfigError, UsageError
+from hf_reprogram.errors import ArtefactError, BaseModelError, BudgetError, ConfigError, UsageError
 from hf_reprogram.sources.channel import Channel
 from hf_reprogram.testing import AUDIO_ROWS, tiny
 
@@ -168,8 +168,27 @@ class TestModels:
         again = hr.ReprogramModel.from_pretrained(base, tmp_path, processing_class=tokenizer)
         assert torch.equal(again.score(ROWS), model.score(ROWS))
         other, tokenizer = hr.remote_text(letters, CLASSES, "letters@2")
-        with pytest.raises(hr.ArtefactError, match="config"):
+        with pytest.raises(hr.ArtefactError, match="is not .letters@2"):
             hr.ReprogramModel.from_pretrained(other, tmp_path, processing_class=tokenizer)
+
+    def test_a_program_of_other_answers_or_of_another_order_is_refused(self, tmp_path: Path) -> None:
+        base, tokenizer = hr.remote_text(letters, CLASSES, "letters@1")
+        config = hr.ReprogramConfig(program="none", mapping=hr.LinearConfig(on="classes"), labels=["e", "o"])
+        model = hr.get_reprogram_model(base, config, processing_class=tokenizer)
+        model.fit_mapping(ROWS)
+        model.save_pretrained(tmp_path)
+        for classes, source in ((["e", "o", "long"], "letters@1"), (CLASSES, "letters@2")):
+            other, again = hr.remote_text(letters, classes, source)
+            with pytest.raises(ArtefactError, match=f"'letters@1' for o, e, long is not '{source}' for {classes[0]}"):
+                hr.AutoReprogramModel.from_pretrained(tmp_path, base_model=other, processing_class=again)
+
+    def test_answers_for_classes_in_another_order_are_not_believed(self, tmp_path: Path) -> None:
+        base, _ = hr.remote_text(letters, CLASSES, "letters", cache=tmp_path / "answers.db")
+        base.model.channel(["foo"])
+        with pytest.raises(UsageError, match="'letters' for o, e, long"):
+            hr.remote_text(letters, ["e", "o", "long"], "letters", cache=tmp_path / "answers.db")[0].model.channel(
+                ["foo"]
+            )
 
     def test_sounds(self) -> None:
         base, extractor = hr.remote_audio(lambda waves: [[w.mean(), w.std()] for w in waves], ["mean", "std"], "stats")

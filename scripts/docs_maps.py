@@ -1,0 +1,111 @@
+"""What the README says of mappings, from the results of mapping_study.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean, median
+from typing import Any
+
+
+SOURCES = {
+    "attention-rnn": "attention-RNN, 36 words",
+    "moonshine-tiny": "Moonshine, first token",
+    "smollm2-135m": "SmolLM2, next token",
+    "minilm, anchors": "MiniLM, 50 anchors",
+}
+SHOTS = ("4", "16", "all")
+WIDE = 1.0  # rho from which offsets are called large
+Cells = dict[tuple[str, str, str], dict[str, float]]  # (source, target, shots) -> map -> balanced accuracy
+
+
+def cells_of(found: dict[str, Any], under: bool = False) -> Cells:
+    """Balanced accuracies by cell; `under` a program, or of the frozen model."""
+    cells: Cells = {}
+    for row in found["rows"]:
+        if row["metric"] != "balanced_accuracy" or row["method"] == "majority":
+            continue
+        pair, _, shots = row["task"].rpartition(", ")
+        program = shots.endswith("under a program")
+        if program == under:
+            source, target = pair.split(" on ")
+            cells.setdefault((source, target, shots.split()[0]), {})[row["method"]] = row["value"]
+    return cells
+
+
+def average(cells: Cells, source: str, shots: str, name: str) -> float | None:
+    """A map's mean over the targets of a source; None where it was not fitted on all of them."""
+    values = [marks.get(name) for (s, _, n), marks in cells.items() if (s, n) == (source, shots)]
+    return mean(values) if values and None not in values else None
+
+
+def order(cells: Cells) -> list[str]:
+    """Maps, those of the best mean over the columns that they have first."""
+    names = dict.fromkeys(name for marks in cells.values() for name in marks)
+
+    def behind(name: str) -> float:
+        return mean(max(marks.values()) - marks[name] for marks in cells.values() if name in marks)
+
+    return sorted(names, key=behind)
+
+
+def maps(found: dict[str, Any] | None) -> str:
+    """A table of maps by source and shots, how far `auto` is from the best, and what centring is worth.
+
+    Args:
+        found: the results of mapping_study.py, None where there are none.
+    """
+    if found is None:
+        return ""
+    cells = cells_of(found)
+    sources = [source for source in SOURCES if any(source == s for s, *_ in cells)]
+    columns = [(source, shots) for source in sources for shots in SHOTS]
+    lines = [
+        f"| balanced accuracy, mean of targets | {' | '.join(f'{SOURCES[s]}: {n}' for s, n in columns)} |",
+        "|---|" + "--:|" * len(columns),
+    ]
+    for name in order(cells):
+        values = [average(cells, source, shots, name) for source, shots in columns]
+        if any(value is not None for value in values):
+            shown = " | ".join("" if value is None else f"{value:.1f}" for value in values)
+            lines.append(f"| {'ridge of its states' if name == 'probe' else name} | {shown} |")
+    seeds = len(found["seeds"])
+    told = f"{seeds} draws each; `{found['command']}` at {found['commit'][:12]}."
+    return "\n".join([*lines, "", *_near(found), _centring(found), told])
+
+
+def _near(found: dict[str, Any]) -> list[str]:
+    rows = [row for row in found["rows"] if row["metric"].startswith("points_behind_best")]
+    return [
+        f"- `auto` is {row['value']:.1f} points behind the best map of each of {row['n']} cells in the mean, by "
+        f"{row['metric'].partition(', ')[2].replace('_', ' ')}; at most {row['high']:.1f} "
+        f"({row['note'].partition('worst on ')[2]})."
+        for row in rows
+    ]
+
+
+def gains(found: dict[str, Any]) -> list[tuple[str, str, float, float]]:
+    """(source, map, rho, points gained by centring) of every cell of a frozen model."""
+    offset = {row["task"]: row["value"] for row in found["rows"] if row["metric"] == "rho"}
+    made = []
+    for row in found["rows"]:
+        pair, _, shots = row["task"].rpartition(", ")
+        if row["metric"] == "gain_of_centring" and pair in offset and shots in SHOTS:
+            made.append((pair.split(" on ")[0], row["method"], offset[pair], row["value"]))
+    return made
+
+
+def _centring(found: dict[str, Any]) -> str:
+    """Median gains where offsets are small and where they are large."""
+    made = gains(found)
+
+    def middle(wide: bool) -> str:
+        values: Sequence[float] = [gain for *_, rho, gain in made if (rho >= WIDE) == wide]
+        return (
+            f"{median(values):+.1f} ({min(values):+.1f} to {max(values):+.1f}, {len(values)} cells)" if values else "-"
+        )
+
+    return (
+        f"- Subtracting each output's mean before counting is worth {middle(False)} points at the median where the "
+        f"means of the outputs deviate less than the outputs themselves (rho below {WIDE:g}), {middle(True)} where "
+        "more."
+    )

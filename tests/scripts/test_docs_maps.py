@@ -1,0 +1,51 @@
+"""The README's words on mappings follow the results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from benchmarks.mapping_figure import draw
+from docs_maps import gains, maps
+
+
+def _found() -> dict[str, Any]:
+    rows = [("all", "auto", "points_behind_best, balanced_accuracy", 0.5, "bar: x; worst on crepe on b, 4")]
+    for target, rho in (("a", 0.2), ("b", 4.0)):
+        pair = f"minilm, anchors on {target}"
+        rows.append((pair, "scores", "rho", rho, ""))
+        for shots in ("4", "16", "all"):
+            rows += [(f"{pair}, {shots}", "ridge", "balanced_accuracy", 80.0 + rho, ""),
+                     (f"{pair}, {shots}", "frequency", "balanced_accuracy", 50.0, ""),
+                     (f"{pair}, {shots}", "frequency", "gain_of_centring", 10 * rho, "")]  # fmt: skip
+    rows += [("minilm, anchors on a, 4", "semantic", "balanced_accuracy", 12.0, ""),
+             ("minilm, anchors on a, 16 under a program", "ridge", "balanced_accuracy", 99.0, "")]  # fmt: skip
+    made = [{"task": t, "method": m, "metric": k, "value": v, "low": v - 1, "high": v + 1, "n": 3, "note": note}
+            for t, m, k, v, note in rows]  # fmt: skip
+    return {"rows": made, "seeds": [0, 1, 2], "command": "python x.py", "commit": "0123456789abcdef"}
+
+
+def test_a_row_for_each_map_and_no_mean_over_some_of_the_targets() -> None:
+    told = maps(_found())
+    assert "| ridge | 82.1 | 82.1 | 82.1 |" in told and "| frequency | 50.0 | 50.0 | 50.0 |" in told
+    assert told.index("| ridge |") < told.index("| frequency |")
+    assert "semantic" not in told and "99.0" not in told
+    assert "`auto` is 0.5 points behind" in told and "by balanced accuracy; at most 1.5 (crepe on b, 4)" in told
+    assert told.endswith("3 draws each; `python x.py` at 0123456789ab.")
+
+
+def test_centring_where_offsets_are_small_and_large() -> None:
+    assert "+2.0 (+2.0 to +2.0, 3 cells) points" in maps(_found())
+    assert "+40.0 (+40.0 to +40.0, 3 cells) where more" in maps(_found())
+    assert gains(_found())[0] == ("minilm, anchors", "frequency", 0.2, 2.0)
+
+
+def test_nothing_where_nothing_was_measured() -> None:
+    assert maps(None) == ""
+
+
+def test_the_figure_has_a_point_for_each_gain() -> None:
+    pytest.importorskip("matplotlib")
+    table, points = draw(_found()).axes[:2]
+    assert sum(len(each.get_offsets()) for each in points.collections) == 6
+    assert "82" in {text.get_text() for text in table.texts}
