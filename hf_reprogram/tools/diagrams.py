@@ -38,7 +38,7 @@ def plot_selection(selection: Any, ax: Any = None) -> Any:
     random = [(100 * e.random["accuracy"], i) for i, e in enumerate(entries) if e.random]
     if random:
         ax.scatter(*zip(*random, strict=True), marker="x", color=COLOURS["added"], label="random weights")
-    simple = (("majority", selection.majority, ":"), ("TF-IDF", selection.classical, "--"))
+    simple = (("majority", selection.majority, ":"), (selection.counted, selection.classical, "--"))
     for name, share, style in simple:
         if share == share:
             ax.axvline(100 * share, linestyle=style, color=COLOURS["clip"], label=name)

@@ -20,6 +20,7 @@ from hf_reprogram.tools.select import Entry, Selection
 from hf_reprogram.tools.select.choose import _Look
 from hf_reprogram.tools.select.measures import COLUMNS, condensed, interval, measured
 from hf_reprogram.tools.select.readings import Candidate
+from hf_reprogram.tools.select.simple import bands, points, simple
 
 
 QUICK: dict[str, Any] = {"gradients": 0, "random_seeds": ()}
@@ -71,7 +72,7 @@ class TestReadings:
     def test_of_a_model_that_hears(self) -> None:
         found = hr.select({"w": tiny("wav2vec2-classifier")}, AUDIO_ROWS, **QUICK)
         assert {e.reading for e in found.entries} == {"state", "classes"}
-        assert np.isnan(found.classical)  # no words to count
+        assert found.counted == "log-mels" and 0 <= found.classical <= 1
 
     def test_the_likeliest_tokens_and_one_for_all_others(self) -> None:
         z = np.random.default_rng(1).normal(size=(4, COLUMNS + 50)) * 3
@@ -227,6 +228,27 @@ def entry(model: str, right: int, random: float = 0.0, **measures: float) -> Ent
     return Entry(model, "state", 8, 1, 1.0, 1.0, 8, shown, low, high, {"accuracy": random}, right=marks)
 
 
+class TestSimple:
+    """What stands beside the models, of each kind of rows."""
+
+    def test_sounds_by_their_bands(self) -> None:
+        time, y = np.arange(8000) / 16000, np.tile([0, 1], 10)
+        rng = np.random.default_rng(0)
+        waves = [np.sin(2 * np.pi * (300, 2000)[c] * time) + 0.1 * rng.normal(size=8000) for c in y]
+        rows = [{"audio": {"array": wave.astype("f4"), "sampling_rate": 16000}} for wave in waves]
+        assert simple(rows, y, ["text"]) == ("log-mels", 1.0)
+        assert bands(rows).shape == (20, 320)
+
+    def test_series_of_different_length(self) -> None:
+        y = np.tile([0, 1], 10)
+        rows = [{"series": np.linspace(0, (-1, 1)[label], 20 + i).tolist()} for i, label in enumerate(y)]
+        assert simple(rows, y, ["text"]) == ("the series itself", 1.0)
+        np.testing.assert_allclose(points(rows)[:, [0, -1]], np.stack([np.zeros(20), 2 * y - 1], 1))
+
+    def test_one_row_of_a_label(self) -> None:
+        assert np.isnan(simple([{"text": "a"}, {"text": "b"}, {"text": "c"}], np.array([0, 0, 1]), ["text"])[1])
+
+
 class TestVerdict:
     """What is said, and what is not."""
 
@@ -249,6 +271,10 @@ class TestVerdict:
         said = self.said(entry("m", 90, logme=-1.0), entry("other", 60, logme=0.5))
         assert "LogME would take other · mean state (60.0): the measures disagree." in said
         assert "disagree" not in self.said(entry("m", 90, logme=1.0), entry("other", 60, logme=0.5))
+
+    def test_a_hair_s_breadth_is_no_disagreement(self) -> None:
+        others = entry("other", 60, logme=0.51), entry("third", 55, logme=-3.0)
+        assert "disagree" not in self.said(entry("m", 90, logme=0.5), *others)
 
     def test_kendall(self) -> None:
         entries = [entry("a", 90, logme=3.0), entry("b", 80, logme=1.0), entry("c", 70, logme=2.0)]

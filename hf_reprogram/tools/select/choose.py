@@ -15,9 +15,10 @@ from ...training.job import load_base
 from ...training.recipe import BaseRecipe
 from ..random_source import random_source
 from .compare import compared
-from .measures import classical, interval, measured, remarks
+from .measures import interval, measured, remarks
 from .readings import Candidate, scores, stratified
 from .report import Entry, Selection
+from .simple import simple
 
 
 def select(
@@ -94,12 +95,10 @@ def select(
             entries += look.at(name, base, processor)
         except (ReprogramError, NotImplementedError) as error:
             failed[name] = " ".join(str(error).split())
-    read = columns(parse(template or "{text}"))
-    texts = [_words(row, read) for row in rows]
-    told = classical(texts, y) if all(texts) else float("nan")
+    name, told = simple(rows, y, columns(parse(template or "{text}")))
     counts = np.bincount(y)
     entries.sort(key=lambda e: -e.measures["accuracy"])
-    return Selection(entries, failed, names, len(y), float(counts.max() / len(y)), told, len(look.seeds))
+    return Selection(entries, failed, names, len(y), float(counts.max() / len(y)), told, len(look.seeds), name)
 
 
 def _labelled(rows: list[dict[str, Any]], labels: Sequence[str] | None, features: Any) -> tuple[np.ndarray, list[str]]:
@@ -122,13 +121,6 @@ def _labelled(rows: list[dict[str, Any]], labels: Sequence[str] | None, features
         raise ConfigError("select(labels)", f"{list(labels)!r}", "each label once")
     ids = [label_id(value, labels, known, f"select(rows)[{i}]['label']") for i, value in enumerate(given)]
     return np.array(ids), list(labels)
-
-
-def _words(row: Mapping[str, Any], read: Sequence[str]) -> str:
-    """The texts of a row that the models read; "" of a sound or a series."""
-    if "audio" in row or "series" in row:
-        return ""
-    return " ".join(row[name] for name in read if isinstance(row.get(name), str))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,24 +113,6 @@ def interval(right: np.ndarray, seed: int = 0) -> tuple[float, float]:
     chosen = np.random.default_rng(seed).integers(0, len(right), (RESAMPLES, len(right)))
     low, high = np.percentile(right[chosen].mean(1), [2.5, 97.5])
     return float(low), float(high)
-
-
-def classical(texts: list[str], y: np.ndarray) -> float:
-    """Accuracy over five folds of logistic regression on TF-IDF of words and pairs of words; NaN with too few rows."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-    from sklearn.pipeline import make_pipeline
-
-    folds = min(5, int(np.bincount(y).min()))
-    if folds < 2:
-        return float("nan")
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\S+")
-    model = make_pipeline(words, LogisticRegression(C=10, max_iter=2000))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return float(cross_val_score(model, texts, y, cv=StratifiedKFold(folds, shuffle=True, random_state=0)).mean())
 
 
 def remarks(values: np.ndarray, y: np.ndarray, classes: int, scores: bool) -> list[str]:
