@@ -98,13 +98,14 @@ def sound_rows(seed: int, plan: Plan) -> Rows:
 
 
 def maps(name: str) -> list[Any]:
-    """Maps that need no gradient: ridge of the scores, and where words mean something these alone, calibrated."""
+    """Maps that need no gradient: ridge of the scores; where words mean something also these, corrected or calibrated."""
     if name == "ar-scr":
         return [hr.LinearConfig(on="source")]
     listed = {"sst2": SST2, "trec": TREC}[name].verbalizer
     words = [word for own in listed["words"].values() for word in own]
     calibrated = hr.VerbalizerConfig(**listed, calibration="contextual", calibration_texts=[" N/A"])
-    return [hr.LinearConfig(on="rows", words=words), calibrated]
+    both = hr.AutoConfig(words=listed["words"], sources=len(words))  # of the words' logits alone
+    return [hr.LinearConfig(on="rows", words=words), both, calibrated]
 
 
 def model_of(name: str, rows: Rows, program: bool, seed: int, search: bool = False) -> hr.ReprogramModel:

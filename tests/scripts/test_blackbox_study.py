@@ -35,7 +35,7 @@ def test_a_search_of_a_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, Any] = {row.metric: row for row in searched("sst2", rows, 0, "one_plus_one", 6)}
     assert found["accuracy"].method == "one_plus_one:6" and "map " in found["accuracy"].note
     assert found["evaluations"].value == 6 and found["sent"].value == found["wanted"].value
-    assert {type(options).__name__ for options in maps("sst2")} == {"LinearConfig", "VerbalizerConfig"}
+    assert {type(options).__name__ for options in maps("sst2")} == {"AutoConfig", "LinearConfig", "VerbalizerConfig"}
 
 
 def test_every_search_has_a_cell_and_the_bars_come_first() -> None:
