@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # from wherever this file is imported
 
+from docs_choose import blackbox, chosen
 from docs_distill import distilled
 from docs_language import language
 from docs_maps import maps
@@ -544,6 +545,8 @@ def render(text: str) -> str:
         ("sequences", sequences(maybe("sequences"))),
         ("remap", remap(maybe("remap"))),
         ("maps", maps(maybe("mapping_study"))),
+        ("select", chosen(maybe("select_study"))),
+        ("blackbox", blackbox(maybe("blackbox"))),
         ("infilling", infilling(maybe("infilling"))),
         ("speech", speech()),
         ("speech_program", speech_program()),

@@ -98,7 +98,7 @@ def sound_rows(seed: int, plan: Plan) -> Rows:
 
 
 def maps(name: str) -> list[Any]:
-    """Maps that need no gradient: ridge of the scores; where words mean something also these, corrected or calibrated."""
+    """Maps that need no gradient: ridge of the scores; of words that mean something these too, plain or corrected."""
     if name == "ar-scr":
         return [hr.LinearConfig(on="source")]
     listed = {"sst2": SST2, "trec": TREC}[name].verbalizer

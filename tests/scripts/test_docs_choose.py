@@ -1,0 +1,59 @@
+"""The README's words on choosing a model and on asked models follow the results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docs_choose import blackbox, chosen
+
+
+def _found(*rows: tuple[str, str, str, float, str]) -> dict[str, Any]:
+    made = [
+        {"task": t, "method": m, "metric": k, "value": v, "low": v - 1, "high": v + 1, "n": 3, "note": note}
+        for t, m, k, v, note in rows
+    ]
+    settings = {"models": ["a", "b"], "targets": {"x": {}, "y": {}, "z": {}}}
+    return {
+        "rows": made,
+        "settings": settings,
+        "seeds": [0, 1],
+        "command": "python x.py",
+        "commit": "0123456789abcdef",
+    }
+
+
+def test_predictors_and_the_cost() -> None:
+    told = chosen(
+        _found(
+            ("mean", "said:leep", "spearman", 0.5, ""),
+            ("x", "said:leep", "spearman", 0.1, ""),
+            ("minilm-l6 on trec", "select", "seconds", 42.4, "bar <= 60: met"),
+        )
+    )
+    assert "| LEEP | 0.50 | -0.50 to 1.50 |" in told and "0.10" not in told
+    assert "2 frozen models, 3 tasks, 2 draws" in told and "`select` took 42 s" in told
+    assert told.endswith("`python x.py` at 0123456789ab.")
+
+
+def test_budgets_in_their_order_beside_what_needs_no_search() -> None:
+    told = blackbox(
+        _found(
+            ("sst2", "ours:1000", "accuracy", 80.0, ""),
+            ("sst2", "ours:100", "accuracy", 79.0, ""),
+            ("sst2", "spsa:300", "accuracy", 70.0, ""),
+            ("sst2", "map_only", "accuracy", 78.0, ""),
+            ("sst2", "ours:1000", "accuracy_gain_over:gradients", -5.0, "bar >= -3: NOT met"),
+            ("sst2", "ours:1000", "wanted", 64000.0, ""),
+            ("sst2", "ours:1000", "sent", 32000.0, ""),
+        )
+    )
+    places = [
+        told.index(text) for text in ("100 evaluations", "1,000 evaluations", "spsa, 300", "the ridge map alone")
+    ]
+    assert places == sorted(places)
+    assert "| 80.0 (79.0 to 81.0) | 64,000, 32,000 |" in told
+    assert "Below a bar: sst2, gradients." in told
+
+
+def test_nothing_where_nothing_was_measured() -> None:
+    assert chosen(None) == blackbox(None) == ""
