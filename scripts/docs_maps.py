@@ -32,10 +32,11 @@ def cells_of(found: dict[str, Any], under: bool = False) -> Cells:
     return cells
 
 
-def average(cells: Cells, source: str, shots: str, name: str) -> float | None:
-    """A map's mean over the targets of a source; None where it was not fitted on all of them."""
+def average(cells: Cells, source: str, shots: str, name: str) -> tuple[float, bool] | None:
+    """A map's mean over the targets of a source on which it could be fitted, and whether these are all."""
     values = [marks.get(name) for (s, _, n), marks in cells.items() if (s, n) == (source, shots)]
-    return mean(values) if values and None not in values else None
+    there = [value for value in values if value is not None]
+    return (mean(there), len(there) == len(values)) if there else None
 
 
 def order(cells: Cells) -> list[str]:
@@ -65,11 +66,13 @@ def maps(found: dict[str, Any] | None) -> str:
     ]
     for name in order(cells):
         values = [average(cells, source, shots, name) for source, shots in columns]
-        if any(value is not None for value in values):
-            shown = " | ".join("" if value is None else f"{value:.1f}" for value in values)
-            lines.append(f"| {'ridge of its states' if name == 'probe' else name} | {shown} |")
+        shown = " | ".join("" if v is None else f"{v[0]:.1f}{'' if v[1] else '*'}" for v in values)
+        lines.append(f"| {'ridge of its states' if name == 'probe' else name} | {shown} |")
     seeds = len(found["seeds"])
-    told = f"{seeds} draws each; `{found['command']}` at {found['commit'][:12]}."
+    told = (
+        f"{seeds} draws each. *: without targets of more labels than the source has words; "
+        f"`{found['command']}` at {found['commit'][:12]}."
+    )
     return "\n".join([*lines, "", *_near(found), _centring(found), told])
 
 

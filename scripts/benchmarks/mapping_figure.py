@@ -30,7 +30,8 @@ def draw(found: dict[str, Any]) -> Any:
     cells = cells_of(found)
     columns = [(source, shots) for source in SOURCES for shots in SHOTS]
     names = order(cells)
-    table = np.array([[average(cells, *column, name) for column in columns] for name in names], dtype=float)
+    found_there = [[average(cells, *column, name) for column in columns] for name in names]
+    table = np.array([[np.nan if value is None else value[0] for value in row] for row in found_there])
     left.imshow(table, aspect="auto", cmap="viridis", vmin=0, vmax=100)
     for (i, k), value in np.ndenumerate(table):
         if np.isfinite(value):
@@ -48,6 +49,8 @@ def draw(found: dict[str, Any]) -> Any:
     right.axhline(0, color="0.7", linewidth=0.8)
     right.axvline(WIDE, color="0.7", linewidth=0.8, linestyle=":")
     right.set_xscale("log")
+    right.set_xticks([0.3, 0.5, 1, 2], ["0.3", "0.5", "1", "2"])
+    right.minorticks_off()
     right.set_xlabel("rho: deviation of the outputs' means over that of an output", fontsize=8)
     right.set_ylabel("points gained by centring", fontsize=8)
     right.tick_params(labelsize=7)
