@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=256, metavar="N", help="rows that are looked at")
     parser.add_argument("--gradients", type=int, default=32, metavar="N", help="of them for the gradients; 0: none")
     parser.add_argument(
-        "--random-seeds", type=int, default=1, metavar="N", help="seeds of random weights beside; 0: none"
+        "--random-seeds", type=int, default=3, metavar="N", help="seeds of random weights beside; 0: none"
     )
     parser.add_argument("--source-data", nargs="+", metavar="ROWS", help="rows of what the models were made for")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")

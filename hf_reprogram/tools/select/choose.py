@@ -28,7 +28,7 @@ def select(
     template: str | None = None,
     count: int = 256,
     gradients: int = 32,
-    random_seeds: Sequence[int] = (0,),
+    random_seeds: Sequence[int] = (0, 1, 2),
     source_rows: Any = None,
     features: Any = None,
     batch_size: int = 32,
