@@ -169,7 +169,9 @@ def resolve_folder(folder: str | os.PathLike, subfolder: str | None = None) -> P
             raise ArtefactError(str(path), "is not a folder", f"{made}, or a repo id owner/name")
         if not (path / WEIGHTS_FILE).is_file():
             found = sorted(p.name for p in path.iterdir())[:6] or "nothing"
-            raise ArtefactError(str(path), f"is not an artefact: no {WEIGHTS_FILE} (it holds {found})", made)
+            inside = sorted(p.parent.name for p in path.glob(f"*/{WEIGHTS_FILE}"))
+            fix = f"subfolder={inside[0]!r}: programs lie in {', '.join(inside[:6])}" if inside else None
+            raise ArtefactError(str(path), f"is not an artefact: no {WEIGHTS_FILE} (it holds {found})", made, fix)
     except ArtefactError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a null byte, links in a circle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 
 
@@ -65,14 +66,14 @@ class BudgetError(ReprogramError, RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a foreign error, cut to a length that fits into one of ours.
+    """The first line of a foreign error, cut behind a word to a length that fits into one of ours.
 
     Example:
 
         >>> first_line(OSError("no such file")), first_line(KeyboardInterrupt())
         ('no such file', 'KeyboardInterrupt')
     """
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    return textwrap.shorten((str(error).strip().splitlines() or [type(error).__name__])[0], 400, placeholder=" ...")
 
 
 def nearest(name: object, known: Iterable[str]) -> str | None:

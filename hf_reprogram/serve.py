@@ -115,7 +115,8 @@ def evaluate(
     """Metrics and mean loss on labelled rows: for labels accuracy and macro F1, beside the share of the commonest
     label; see `hf_reprogram.metrics` for the other problem types. Of texts the shares of wrong characters and of wrong
     words, as they are spelled: make case and punctuation alike beforehand where they should not count. Of symbols the
-    share that is found (`recovery`), and the perplexity of the right ones, each for itself before any mask is filled.
+    share that is found (`recovery`), and the perplexity of the right ones, each for itself before any mask is filled;
+    of rows without a label masks are drawn, the same at every call.
 
     Args:
         rows: dict rows with a label, or a `datasets.Dataset`.
@@ -127,7 +128,9 @@ def evaluate(
     collator = model.collator(features=features)
     rows, kind = as_rows(rows, model.text_column()), model.problem_type()
     targets = label_columns(kind, model.backbone.modality == "audio")
-    made = collator.lay_out(rows)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of masks that are drawn
+        made = collator.lay_out(rows)
     missing = next((i for i, row in enumerate(made) if row.label is None), None)
     if missing is not None:
         column = targets[0]

@@ -13,6 +13,7 @@ Example:
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from .errors import ConfigError, DataError, did_you_mean
 
 
 MOST = 65_536  # more symbols than any table of a few kilobytes could hold: a file of something else
+MASK = re.compile(r"[<\[]mask[>\]]", re.IGNORECASE)  # as tokenizers write it: one of them is not this base's
 COMMON = 5_000  # ids are sorted by frequency in most vocabularies: the first are words, not fragments (T§1.2)
 NUMBERS = 500_000_000  # of a table symbols x vocabulary: 2 GB, and four times that with gradient and Adam's moments
 
@@ -109,7 +111,9 @@ class Symbols:
             where,
             what,
             f"one of the {len(self.names)} target symbols",
-            f"{near}; or add {odd!r} to symbols; unknown= names the symbol that stands for such",
+            "the base's own mask token, processing_class.mask_token, stands for what is asked for"
+            if MASK.match(text, at)
+            else f"{near}; or add {odd!r} to symbols; unknown= names the symbol that stands for such",
         )
 
 
@@ -133,6 +137,8 @@ def target_symbols(source: Any) -> list[str]:
         ['A', 'C', 'G', 'T']
     """
     where = "target_symbols(source)"
+    if isinstance(source, str) and not Path(source).suffix and not Path(source).exists():
+        raise ConfigError(where, f"{source[:60]!r} is no file", "a path, or a list of texts", f"[{source[:60]!r}]")
     if hasattr(source, "get_vocab"):
         special = {*source.all_special_tokens, *source.get_added_vocab()}
         found = [token for token, _ in sorted(source.get_vocab().items(), key=lambda item: item[1])]
@@ -144,7 +150,12 @@ def target_symbols(source: Any) -> list[str]:
             what = f"{str(source)!r} cannot be read ({error})"
             raise ConfigError(where, what, "a text file with one symbol per line") from error
     else:
-        found = sorted({character for text in source for character in text if not character.isspace()})
+        texts = list(source)
+        odd = next((text for text in texts if not isinstance(text, str)), None)
+        if odd is not None:
+            what = f"{str(odd)[:60]!r} is a {type(odd).__name__}"
+            raise ConfigError(where, what, "texts", '[row["text"] for row in rows]')
+        found = sorted({character for text in texts for character in text if not character.isspace()})
     if not found:
         raise ConfigError(where, "holds no symbol", "a tokenizer, a file with one symbol per line, or texts")
     return found

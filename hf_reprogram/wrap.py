@@ -51,12 +51,9 @@ def wrap(base: PreTrainedModel, processor: Any = None) -> Reprogrammed:
 def check_base(base: Any) -> None:
     """Raise where what stands in the base's place is no bare model of transformers."""
     if isinstance(base, PeftModel | Reprogrammed):
-        raise BaseModelError(
-            "model",
-            f"is a {type(base).__name__}",
-            "a bare transformers model",
-            "add_adapter puts a second program on a model that has one",
-        )
+        ours = isinstance(base, Reprogrammed) or isinstance(base.base_model.model, Reprogrammed)
+        fix = "add_adapter puts a second program on a model that has one" if ours else "model.merge_and_unload() first"
+        raise BaseModelError("model", f"is a {type(base).__name__}", "a bare transformers model", fix)
     if not isinstance(base, PreTrainedModel):
         what = f"{base!r} is a {type(base).__name__}"[:120]
         fix = "AutoModelForCausalLM.from_pretrained(...) loads one"
@@ -111,11 +108,11 @@ def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> Non
     answer, base = backbone.facts.answer, type(backbone.base).__name__
     if answer == "none" and (needs or has_answer(pieces)):
         raise ConfigError(
-            where,
+            where if has_answer(pieces) else "ReprogramConfig.mapping",
             f"{{answer}} in {template!r}, and a {base} answers nowhere"
             if has_answer(pieces)
             else f"the {config.mapping.type} reads an answer slot, and a {base} has none",
-            "no answer slot",
+            "no answer slot in the template" if has_answer(pieces) else "a mapping that reads another state",
             "leave {answer} out" if has_answer(pieces) else "pool='mean' or 'first'",
         )
     if needs and not has_answer(pieces):

@@ -288,3 +288,14 @@ def _other_tokenizer() -> tuple[Any, Any]:
     base, tokenizer = tiny("llama")
     tokenizer.add_special_tokens({"mask_token": "<s>"})
     return base, tokenizer
+
+
+def test_a_folder_of_programs_without_a_default_names_them(tmp_path: Path) -> None:
+    trained("prompt").save_pretrained(tmp_path)
+    (tmp_path / "films").mkdir()
+    for file in tmp_path.iterdir():
+        if file.is_file():
+            file.rename(tmp_path / "films" / file.name)
+    with pytest.raises(ArtefactError, match="Fix: subfolder='films': programs lie in films"):
+        AutoReprogramModel.from_pretrained(tmp_path, *tiny("llama"))
+    AutoReprogramModel.from_pretrained(tmp_path, *tiny("llama"), subfolder="films")

@@ -41,7 +41,7 @@ BASES: dict[str, tuple[Callable[[], Any], str]] = {
     "a torch module": (lambda: torch.nn.Linear(2, 2), "is a Linear.*PreTrainedModel"),
     "a model of ours": (_ours, "a bare transformers model.*add_adapter"),
     "the inside of a model of ours": (lambda: _ours().reprogrammed, "is a Reprogrammed"),
-    "a model with LoRA": (_lora, "is a PeftModel.*a bare transformers model"),
+    "a model with LoRA": (_lora, "is a PeftModel.*a bare transformers model.*merge_and_unload"),
     "a family that no row knows and that computes something else": (
         lambda: _sized(transformers.FNetForMaskedLM, transformers.FNetConfig, intermediate_size=32),
         "FNetForMaskedLM is of the family 'fnet', which has no row in FAMILIES; by body=.* relative differences",

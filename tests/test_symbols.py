@@ -102,3 +102,15 @@ def test_a_table_too_large_says_its_size() -> None:
     check_table(30, 250_000, "Options.form")
     with pytest.raises(ConfigError, match=r"60,000 symbols x 30,522 tokens are 7.3 GB.*'low_rank'"):
         check_table(60_000, 30_522, "Options.form")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ([{"text": "AB", "label": "x"}], r"is a dict. Expected texts. Fix: \[row\["),
+        ("GATTACA", r"'GATTACA' is no file.*Fix: \['GATTACA'\]"),
+    ],
+)
+def test_what_is_no_source_of_symbols(source: object, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        target_symbols(source)

@@ -85,8 +85,11 @@ class Aim:
             right = self._drawn(ids)
             masks = sorted(right)
         if not masks:
-            what = f"no {self.token!r}" + (", and no symbol that could be masked" if teach else "")
-            raise DataError(where, what, f"{self.token!r} for each symbol that is asked for")
+            expected, fix = f"{self.token!r} for each symbol that is asked for", None
+            what = f"no {self.token!r}" + (", and no symbol that could be masked" if teach and wanted is None else "")
+            if wanted is not None:
+                fix = "leave the label out, and masks are drawn" if teach else None
+            raise DataError(where, what, expected, fix)
         if right is None or not self.targets.every:
             return masks, right and [right[i] for i in masks]
         known = self._own(ids) | right

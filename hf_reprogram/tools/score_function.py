@@ -130,7 +130,9 @@ def _drawn(model: Any, samples: int) -> Drawn:
     learn = [p for p in programs if any(q.requires_grad for q in p.parameters())]
     if len(learn) != 1 or not isinstance(learn[0], Drawn):
         what = f"{' + '.join(p.options.type for p in learn) or 'no program'} would train"
-        raise UsageError("fit_by_score", what, "one vocabulary or words: others need a gradient through it")
+        frozen = not learn and any(isinstance(p, Drawn) for p in programs)
+        fix = "load it with is_trainable=True" if frozen else None
+        raise UsageError("fit_by_score", what, "one vocabulary or words: others need a gradient through it", fix)
     if model.active_mapping().options.continuations() is not None:
         raise UsageError("fit_by_score", "words of several tokens: each is a row of its own", "words of one token")
     return learn[0]

@@ -137,8 +137,8 @@ def _existing(name: str, where: str) -> list[str]:
     missing = next((f for f in found if not Path(f).is_file()), None if found else name)
     if missing is not None:
         folder = Path(missing).parent
-        near = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
-        fix = did_you_mean(Path(missing).name, near) if near else f"{folder} is not there or has no files"
+        near = [p.name for p in folder.iterdir() if _suffix(p.name) in SUFFIXES] if folder.is_dir() else []
+        fix = did_you_mean(Path(missing).name, near) if near else f"{folder} is not there or has no files of rows"
         raise DataError(where, f"{missing} is no file", "a file", fix)
     return found
 

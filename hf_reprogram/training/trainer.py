@@ -43,6 +43,12 @@ class ReprogramTrainer(Trainer):
         finally:
             self.model.backbone.forget()
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; masks that the collator draws are the same at each, and training draws on as before."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.args.seed)
+            return super().evaluation_loop(*args, **kwargs)
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """One parameter group per part. Made here and not handed over, which Trainer refuses under FSDP."""
         if self.optimizer is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
@@ -234,3 +235,26 @@ def test_an_end_is_no_part_of_a_text_and_counts_in_its_score() -> None:
         model.predict(["ab"], top_k=3)
     with pytest.raises(UsageError, match="pipeline.num_beams.: an option of the base's own generate"):
         hr.pipeline("text-generation", model)("ab", num_beams=2)
+
+
+class TestFreshEyes:
+    """What a first user stumbled over."""
+
+    ROWS: list[dict[str, str]] = [{"text": text} for text in ("abcdef", "fedcba", "acegik", "zyxwvu")]  # noqa: RUF012
+
+    def test_masks_are_the_same_at_each_evaluation(self, tmp_path: Path) -> None:
+        model = _model()
+        assert model.evaluate(self.ROWS) == model.evaluate(self.ROWS)
+        arguments = TrainingArguments(tmp_path, remove_unused_columns=False, use_cpu=True, report_to=[])
+        trainer = hr.make_trainer(model, arguments, self.ROWS, self.ROWS)
+        state = torch.get_rng_state()
+        assert trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_another_base_s_mask_token(self) -> None:
+        with pytest.raises(DataError, match="position 1 .* mask token, processing_class.mask_token"):
+            _model().predict(["a[mask]b"])
+
+    def test_a_label_and_nothing_that_is_masked(self) -> None:
+        with pytest.raises(DataError, match="no '<mask>'. Expected .*Fix: leave the label out"):
+            _model().collator()([{"text": "abc", "label": "abc"}])

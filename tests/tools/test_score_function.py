@@ -116,6 +116,10 @@ def test_what_cannot_be_trained_so() -> None:
         fit_by_score(_model(), ROWS, samples=1)
     with pytest.raises(DataError, match=r"rows\[1\]\['label'\]: missing"):
         fit_by_score(_model(), [ROWS[0], {"text": "a"}])
+    asleep = _model()
+    asleep.requires_grad_(False)
+    with pytest.raises(UsageError, match="no program would train.*is_trainable=True"):
+        fit_by_score(asleep, ROWS)
     base, tokenizer = tiny("bert")
     words = {"type": "verbalizer", "words": {"a": [" bad"], "b": [" good"]}}
     prompt = {"type": "prompt", "template": "{prompt:2} {text} it was{answer}"}
