@@ -211,6 +211,8 @@ def test_an_option_of_several_programs_goes_to_the_one_that_the_preset_gives_it(
     prompt, embedding = hr.ReprogramConfig.from_preset("dept", labels=WORDS, **changes).program
     assert (embedding.rank, prompt.template) == (8, "{p:4} {text}{answer}")
     assert hr.ReprogramConfig.from_preset("reprogbert", symbols="ACGT").mapping.symbols == list("ACGT")
+    with pytest.raises(ConfigError, match="labels=None. Expected symbols=.*did you mean 'symbols'"):
+        hr.ReprogramConfig.from_preset("reprogbert", symbol="ACGT")
 
 
 # What is given, and what the error says.

@@ -58,7 +58,10 @@ def config_values(
     if labels is None and first.get("symbols") == LABELS and "symbols" in changes:
         labels = list(changes.pop("symbols"))  # this preset's labels are its symbols
     if takes and (not labels or isinstance(labels, str)):
-        raise ConfigError(f"from_preset({name!r})", f"labels={labels!r}", "names of the labels, or words of each")
+        of_symbols = first.get("symbols") == LABELS
+        expected = 'symbols="ACGT", or a list: its labels' if of_symbols else "names of the labels, or words of each"
+        fix = did_you_mean(next(iter(changes)), ["symbols", *known]) if of_symbols and changes else None
+        raise ConfigError(f"from_preset({name!r})", f"labels={labels!r}", expected, fix)
     if labels and not takes:
         raise ConfigError(f"from_preset({name!r})", f"labels={labels!r}", "None: the base's own output reads it")
     words = dict(labels) if isinstance(labels, Mapping) else {label: [f" {label}"] for label in labels or ()}
