@@ -85,7 +85,11 @@ def _option_names() -> list[str]:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_NAMES})
+    """What a user may want, options of methods by their files' names: nothing is loaded for it."""
+    from .registry import KINDS, names
+
+    methods = [name.title().replace("_", "") for kind in KINDS for name in names(kind)]
+    return sorted({*_NAMES, *(f"{name}Config" for name in methods), *(n for n in globals() if n.startswith("__"))})
 
 
 class _WhenPeftComes:

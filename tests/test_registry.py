@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
+import hf_reprogram
 from hf_reprogram import registry
 from hf_reprogram.errors import ConfigError, UsageError
 from hf_reprogram.registry import (
@@ -252,3 +253,10 @@ def test_asking_for_one_class_imports_one_file() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_completion_offers_options_and_nothing_of_the_module_s_own() -> None:
+    offered = set(dir(hf_reprogram))
+    assert {"PromptConfig", "LatentFilmConfig", "LinearConfig", "select"} <= offered
+    assert not {"Any", "import_module", "sys"} & offered
+    assert {name for name in offered if not hasattr(hf_reprogram, name)} == set()
