@@ -170,7 +170,9 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
                 where,
                 f"{self.labels!r} and the mapping's words {named!r} disagree on {odd!r}",
                 "the same names",
-                did_you_mean(odd[0], set(named) | set(self.labels)),
+                did_you_mean(odd[0], set(named) | set(self.labels))
+                if set(named) & set(self.labels)
+                else "leave labels out: the mapping has its own",
             )
         least = 2 if self.problem_type == "single_label_classification" else 1
         if len(self.labels) < least:

@@ -62,7 +62,8 @@ def probe(backbone: Backbone) -> dict[str, float]:
     elif wrong:
         told = f"{name} does not compute what its family's row in FAMILIES says:"
         told = told if has_row(backbone.base) else f"{_guessed(backbone)} it computes something else:"
-        raise BaseModelError("model", f"{told} relative differences {shown}", f"at most {allowed:g}")
+        fix = None if has_row(backbone.base) else "a base of a family that the README's table of families lists"
+        raise BaseModelError("model", f"{told} relative differences {shown}", f"at most {allowed:g}", fix)
     return seen
 
 
