@@ -85,10 +85,9 @@ class Aim:
             right = self._drawn(ids)
             masks = sorted(right)
         if not masks:
-            expected, fix = f"{self.token!r} for each symbol that is asked for", None
+            expected = f"{self.token!r} for each symbol that is asked for"
+            fix = "leave the label out, and masks are drawn" if teach and wanted is not None else None
             what = f"no {self.token!r}" + (", and no symbol that could be masked" if teach and wanted is None else "")
-            if wanted is not None:
-                fix = "leave the label out, and masks are drawn" if teach else None
             raise DataError(where, what, expected, fix)
         if right is None or not self.targets.every:
             return masks, right and [right[i] for i in masks]

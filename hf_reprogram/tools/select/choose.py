@@ -95,10 +95,10 @@ def select(
             entries += look.at(name, base, processor)
         except (ReprogramError, NotImplementedError) as error:
             failed[name] = " ".join(str(error).split())
-    name, told = simple(rows, y, columns(parse(template or "{text}")))
+    counted, told = simple(rows, y, columns(parse(template or "{text}")))
     counts = np.bincount(y)
     entries.sort(key=lambda e: -e.measures["accuracy"])
-    return Selection(entries, failed, names, len(y), float(counts.max() / len(y)), told, len(look.seeds), name)
+    return Selection(entries, failed, names, len(y), float(counts.max() / len(y)), told, len(look.seeds), counted)
 
 
 def _labelled(rows: list[dict[str, Any]], labels: Sequence[str] | None, features: Any) -> tuple[np.ndarray, list[str]]:
