@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from docs_maps import counted
+
 
 SAID = {
     "said:accuracy": "accuracy of the ridge map, rows left out (what `select` ranks by)",
@@ -27,13 +29,20 @@ def chosen(found: dict[str, Any] | None) -> str:
     for row in rows:
         name = SAID.get(row["method"], row["method"].removeprefix("said:"))
         lines.append(f"| {name} | {row['value']:.2f} | {row['low']:.2f} to {row['high']:.2f} |")
-    models, tasks = len(found["settings"]["models"]), len(found["settings"]["targets"])
-    told = [f"{models} frozen models, {tasks} tasks, {len(found['seeds'])} draws of 256 rows."]
+    reached = [row for row in found["rows"] if row["metric"] == "reached"]
+    models, tasks = (len({key(row) for row in reached}) for key in (lambda r: r["method"], lambda r: r["task"]))
+    learn = found["settings"]["plan"]["rows"][0]
+    told = [f"{models} frozen models; {tasks} samples of {learn} rows, of {len(_names(reached))} tasks."]
     cost = next((row for row in found["rows"] if row["metric"] == "seconds"), None)
     if cost:
         told.append(f"`select` took {cost['value']:.0f} s for one small model and 256 rows on one core.")
     told.append(f"`{found['command']}` at {found['commit'][:12]}.")
     return "\n".join([*lines, "", " ".join(told)])
+
+
+def _names(rows: list[dict[str, Any]]) -> set[str]:
+    """Tasks, whatever their draw."""
+    return {row["task"].partition(",")[0] for row in rows}
 
 
 TASKS = {"sst2": "SST-2, 16 a class", "trec": "TREC, 16 a class", "ar-scr": "16 Arabic commands, 4 a class"}
@@ -69,7 +78,8 @@ def blackbox(found: dict[str, Any] | None) -> str:
             lines.append(f"| {_named(name)} | {shown} | {_queries(rows, tasks, name)} |")
     missed = [f"{t}, {m.partition(':')[2]}" for (t, _, m), row in rows.items() if "NOT met" in (row["note"] or "")]
     told = [f"Below a bar: {'; '.join(missed)}."] if missed else []
-    told.append(f"{len(found['seeds'])} draws (worst to best); `{found['command']}` at {found['commit'][:12]}.")
+    draws = sorted({row["n"] for row in found["rows"] if row["metric"] == "accuracy"})
+    told.append(f"{counted(draws)} (worst to best); `{found['command']}` at {found['commit'][:12]}.")
     return "\n".join([*lines, "", " ".join(told)])
 
 

@@ -1,4 +1,4 @@
-"""What the README says of mappings, from the results of mapping_study.py."""
+"""What the README says of mappings, from the results of mapping_study.py and mapping_programs.py."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ SOURCES = {
 }
 SHOTS = ("4", "16", "all")
 WIDE = 1.0  # rho from which offsets are called large
-Cells = dict[tuple[str, str, str], dict[str, float]]  # (source, target, shots) -> map -> balanced accuracy
+Cells = dict[tuple[str, str, str], dict[str, float]]  # (source, target, shots or way) -> map -> balanced accuracy
 
 
-def cells_of(found: dict[str, Any], under: bool = False) -> Cells:
-    """Balanced accuracies by cell; `under` a program, or of the frozen model."""
+def cells_of(found: dict[str, Any]) -> Cells:
+    """Balanced accuracies by cell."""
     cells: Cells = {}
     for row in found["rows"]:
         if row["metric"] != "balanced_accuracy" or row["method"] == "majority":
             continue
-        pair, _, shots = row["task"].rpartition(", ")
-        program = shots.endswith("under a program")
-        if program == under:
-            source, target = pair.split(" on ")
-            cells.setdefault((source, target, shots.split()[0]), {})[row["method"]] = row["value"]
+        pair, _, way = row["task"].rpartition(", ")
+        source, target = pair.split(" on ")
+        cells.setdefault((source, target, way), {})[row["method"]] = row["value"]
     return cells
 
 
@@ -77,13 +75,15 @@ def maps(found: dict[str, Any] | None) -> str:
 
 
 def _near(found: dict[str, Any]) -> list[str]:
-    rows = [row for row in found["rows"] if row["metric"].startswith("points_behind_best")]
-    return [
-        f"- `auto` is {row['value']:.1f} points behind the best map of each of {row['n']} cells in the mean, by "
-        f"{row['metric'].partition(', ')[2].replace('_', ' ')}; at most {row['high']:.1f} "
-        f"({row['note'].partition('worst on ')[2]})."
-        for row in rows
-    ]
+    told = []
+    for row in (row for row in found["rows"] if row["metric"].startswith("points_behind_best")):
+        _, _, way = row["task"].partition(", ")
+        told.append(
+            f"- {f'Of the model {way}: `auto`' if way else '`auto`'} is {row['value']:.1f} points behind the best map "
+            f"of each of {row['n']} cells in the mean, by {row['metric'].partition(', ')[2].replace('_', ' ')}; at "
+            f"most {row['high']:.1f} ({row['note'].partition('worst on ')[2]})."
+        )
+    return told
 
 
 def gains(found: dict[str, Any]) -> list[tuple[str, str, float, float]]:
@@ -112,3 +112,33 @@ def _centring(found: dict[str, Any]) -> str:
         f"means of the outputs deviate less than the outputs themselves (rho below {WIDE:g}), {middle(True)} where "
         "more."
     )
+
+
+def under_programs(found: dict[str, Any] | None) -> str:
+    """A table of maps by source, without a program and with one.
+
+    Args:
+        found: the results of mapping_programs.py, None where there are none.
+    """
+    if found is None:
+        return ""
+    cells, shots = cells_of(found), found["settings"]["plan"]["shots"]
+    sources = [source for source in SOURCES if any(source == s for s, *_ in cells)]
+    lines = [
+        f"| {shots} rows a class: without a program, with one | {' | '.join(SOURCES[s] for s in sources)} |",
+        "|---|" + "--:|" * len(sources),
+    ]
+    for name in order(cells):
+        shown = []
+        for source in sources:
+            both = [average(cells, source, way, name) for way in ("as it is", "under a program")]
+            shown.append(", ".join(f"{value[0]:.1f}" for value in both if value))
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    draws = sorted({row["n"] for row in found["rows"] if row["metric"] == "balanced_accuracy"})
+    told = f"Balanced accuracy, mean of targets; {counted(draws)} each; `{found['command']}`"
+    return "\n".join([*lines, "", *_near(found), f"{told} at {found['commit'][:12]}."])
+
+
+def counted(draws: Sequence[int]) -> str:
+    """How many draws stand behind the numbers of a table."""
+    return f"{draws[0]} draw{'' if draws == [1] else 's'}" if len(draws) == 1 else f"{draws[0]} to {draws[-1]} draws"

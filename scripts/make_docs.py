@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # from wherever this file is imp
 from docs_choose import blackbox, chosen
 from docs_distill import distilled
 from docs_language import language
-from docs_maps import maps
+from docs_maps import maps, under_programs
 from docs_series import series
 from docs_symbols import infilling, remap, sequences
 
@@ -545,6 +545,7 @@ def render(text: str) -> str:
         ("sequences", sequences(maybe("sequences"))),
         ("remap", remap(maybe("remap"))),
         ("maps", maps(maybe("mapping_study"))),
+        ("programs", under_programs(maybe("mapping_programs"))),
         ("select", chosen(maybe("select_study"))),
         ("blackbox", blackbox(maybe("blackbox"))),
         ("infilling", infilling(maybe("infilling"))),

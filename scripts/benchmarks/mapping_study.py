@@ -6,8 +6,8 @@ token and MiniLM's likeness to fifty anchor words on five sets of texts. For eac
 rows; then every mapping is fitted on 4 and 16 rows a class and on all of them, three draws, and judged on the same
 test rows: by balanced accuracy, the mean of the labels' own, because draws hold as many rows of each label whatever
 its share, and no map can know the shares. Beside them a ridge of the model's states, and how much of the scores is
-offset: rho, the deviation of the outputs' means over the mean deviation of an output. With `--programs` the same after
-a program was trained.
+offset: rho, the deviation of the outputs' means over the mean deviation of an output. What the same maps are worth
+once a program was trained before the model is asked by mapping_programs.py.
 
     python scripts/fetch_models.py attention-rnn moonshine-tiny smollm2-135m minilm-l6
     python scripts/benchmarks/mapping_study.py            # half an hour on one core; saves after every cell, resumes
@@ -20,7 +20,6 @@ import functools
 import os
 import random
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +39,7 @@ from benchmarks.few_shot_tasks import read as read_texts
 from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, PrinterCallback, TrainingArguments
+from transformers import AutoModel, AutoTokenizer
 
 import hf_reprogram as hr
 from hf_reprogram.errors import ReprogramError
@@ -79,7 +78,6 @@ class Plan:
         test: rows that are judged.
         shots: rows a class of the smaller draws.
         draws: of each.
-        steps: of a program.
     """
 
     pairs: int = len(PAIRS)
@@ -87,7 +85,6 @@ class Plan:
     test: int = 400
     shots: tuple[int, ...] = (4, 16)
     draws: int = 3
-    steps: int = 48
 
 
 # Sources and rows ----------------------------------------------------------------------------------------------------
@@ -307,35 +304,6 @@ def fitted(
     return found
 
 
-def programmed(source: str, target: str, seed: int, plan: Plan) -> Iterator[Row]:
-    """Every map after a program was trained on 16 rows a class, under a linear map by gradients."""
-    pool, test = rows_of(target, plan)
-    labels = sorted({row["label"] for row in pool})
-    y, y_test = (np.array([labels.index(row["label"]) for row in part]) for part in (pool, test))
-    few = [pool[i] for i in drawn(y, 16, seed)]
-    program: Any = "waveform"
-    if target in TEXTS:
-        task = TEXTS[target]
-        program = hr.PromptConfig(template=task.template, init_text=list(task.start))
-    model = model_of(source, target, labels, program)
-    reading = model.active_mapping().reading()
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            folder, max_steps=plan.steps, per_device_train_batch_size=8, remove_unused_columns=False, report_to=[],
-            save_strategy="no", use_cpu=True, seed=seed, disable_tqdm=True, logging_strategy="no",
-            max_grad_norm=model.backbone.rms(), learning_rate=model.learning_rate,
-        )  # fmt: skip
-        trainer = hr.make_trainer(model, arguments, few)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    (z,), (z_test,) = read(model, few, [reading]), read(model, test, [reading])
-    maps = {name: each for name, each in mappings(source, target, labels).items() if each.type != "similarity"}
-    right = fitted(model, maps, Answers(z), y[drawn(y, 16, seed)], Answers(z_test), y_test)
-    where = f"{source} on {target}, 16 under a program, draw {seed}"
-    yield from judged_rows(where, right, len(y_test))
-    model.unload()
-
-
 def means(cells: Sequence[Row], metric: str) -> dict[str, dict[str, list[float]]]:
     """Values over draws, by task and map."""
     found: dict[str, dict[str, list[float]]] = {}
@@ -392,14 +360,13 @@ def summary(cells: Sequence[Row]) -> list[Row]:
     return rows
 
 
-QUICK = Plan(pairs=1, pool=40, test=20, shots=(2,), draws=1, steps=1)
+QUICK = Plan(pairs=1, pool=40, test=20, shots=(2,), draws=1)
 
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one pair, a few rows (a trial, no evidence)")
-    parser.add_argument("--programs", action="store_true", help="after the frozen cells those with a program: hours")
     parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
     options = parser.parse_args(given)
@@ -407,18 +374,11 @@ def main(given: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     plan = QUICK if options.quick else Plan()
     settings = {"threads": 1, "pairs": [" on ".join(pair) for pair in PAIRS[: plan.pairs]], "plan": asdict(plan)}
-    folder, command = SCRATCH if options.quick else RESULTS, "python scripts/benchmarks/mapping_study.py --programs"
+    folder, command = SCRATCH if options.quick else RESULTS, "python scripts/benchmarks/mapping_study.py"
     report = Report("mapping_study", ABOUT, settings, list(range(plan.draws)), folder, options.fresh, command)
     if not options.finish:
         for source, target in PAIRS[: plan.pairs]:
             report.cell(f"{source} on {target}", lambda s=source, t=target: frozen(s, t, plan))
-        for seed in range(plan.draws if options.programs else 0):
-            for source, target in PAIRS[: plan.pairs]:
-                if "anchors" not in source:  # it is asked, and gives no gradient
-                    report.cell(
-                        f"{source} on {target}, program, draw {seed}",
-                        lambda s=source, t=target, n=seed: programmed(s, t, n, plan),
-                    )
     report.publish(summary(report.rows))
     report.finish()
     return 0

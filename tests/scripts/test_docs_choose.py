@@ -12,7 +12,7 @@ def _found(*rows: tuple[str, str, str, float, str]) -> dict[str, Any]:
         {"task": t, "method": m, "metric": k, "value": v, "low": v - 1, "high": v + 1, "n": 3, "note": note}
         for t, m, k, v, note in rows
     ]
-    settings = {"models": ["a", "b"], "targets": {"x": {}, "y": {}, "z": {}}}
+    settings = {"plan": {"rows": [256, 100, 400]}}
     return {
         "rows": made,
         "settings": settings,
@@ -26,12 +26,16 @@ def test_predictors_and_the_cost() -> None:
     told = chosen(
         _found(
             ("mean", "said:leep", "spearman", 0.5, ""),
-            ("x", "said:leep", "spearman", 0.1, ""),
+            ("x, draw 0", "said:leep", "spearman", 0.1, ""),
+            ("x, draw 0", "a", "reached", 70.0, ""),
+            ("x, draw 0", "b", "reached", 71.0, ""),
+            ("x, draw 1", "a", "reached", 70.0, ""),
+            ("y, draw 0", "a", "reached", 70.0, ""),
             ("minilm-l6 on trec", "select", "seconds", 42.4, "bar <= 60: met"),
         )
     )
     assert "| LEEP | 0.50 | -0.50 to 1.50 |" in told and "0.10" not in told
-    assert "2 frozen models, 3 tasks, 2 draws" in told and "`select` took 42 s" in told
+    assert "2 frozen models; 3 samples of 256 rows, of 2 tasks." in told and "`select` took 42 s" in told
     assert told.endswith("`python x.py` at 0123456789ab.")
 
 
@@ -52,7 +56,7 @@ def test_budgets_in_their_order_beside_what_needs_no_search() -> None:
     ]
     assert places == sorted(places)
     assert "| 80.0 (79.0 to 81.0) | 64,000, 32,000 |" in told
-    assert "Below a bar: sst2, gradients." in told
+    assert "Below a bar: sst2, gradients. 3 draws (worst to best)" in told
 
 
 def test_nothing_where_nothing_was_measured() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks import mapping_study
-from benchmarks.mapping_study import BALANCED, PAIRS, Plan, drawn, frozen, programmed, rho, summary
+from benchmarks.mapping_study import BALANCED, PAIRS, Plan, drawn, frozen, rho, summary
 from benchmarks.report import Row
 
 from hf_reprogram.testing import ROWS, tiny
@@ -34,18 +34,15 @@ def test_every_map_on_a_tiny_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(mapping_study, "rows_of", lambda *_: (ROWS * 3, ROWS))
     monkeypatch.setattr(mapping_study.few_shot, "smollm2", lambda: tiny("llama"))
     words = {"words": {"negative": [" bad", " poor"], "positive": [" good"]}}
-    task = replace(mapping_study.SST2, untaught="{text} it was{answer}", verbalizer=words, start=(" so",),
-                   template="{prompt:2} {text} it was{answer}")  # fmt: skip
+    task = replace(mapping_study.SST2, untaught="{text} it was{answer}", verbalizer=words)
     monkeypatch.setitem(mapping_study.TEXTS, "sst2", task)
-    plan = Plan(shots=(2,), draws=1, steps=1)
+    plan = Plan(shots=(2,), draws=1)
     found = list(frozen("smollm2-135m", "sst2", plan))
     names = {row.method for row in found}
     assert names >= {"random", "frequency", "transport", "prototype, shrunk", "ridge", "residual", "auto", "probe"}
     assert names >= {"verbalizer, calibrated", "verbalizer, word by word", "knowledge", "ridge of the words"}
     assert list(frozen("smollm2-135m", "sst2", plan)) == found  # from scratch
     assert {row.task for row in found} >= {f"smollm2-135m on sst2, {n}, draw 0" for n in ("2", "all")}
-    under = list(programmed("smollm2-135m", "sst2", 0, plan))
-    assert {row.method for row in under} >= {"ridge", "auto"} and "16 under a program" in under[0].task
 
 
 def test_the_table_tells_how_far_auto_is_behind() -> None:

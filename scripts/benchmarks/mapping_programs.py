@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""What maps are worth once a program stands before the frozen model: those of mapping_study.py, with and without one.
+
+The sources of mapping_study.py that give gradients, on its targets. On 16 rows a class a program (vectors in front of
+and behind a text, a sound added to a sound) is trained under a linear map of the model's own answers; then every map
+is fitted on the answers that it gives under the program to the same rows, and beside it on those without.
+
+    python scripts/fetch_models.py attention-rnn moonshine-tiny smollm2-135m minilm-l6
+    python scripts/benchmarks/mapping_programs.py         # hours on one core; saves after every cell, resumes
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # demo.py and fetch_models.py
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the cache
+
+import demo
+import numpy as np
+import torch
+from benchmarks import mapping_study as study
+from benchmarks.mapping_study import BALANCED, TEXTS
+from benchmarks.report import RESULTS, SCRATCH, Report, Row
+from sklearn.metrics import balanced_accuracy_score
+from transformers import PrinterCallback, TrainingArguments
+
+import hf_reprogram as hr
+
+
+ABOUT = (
+    "Maps of frozen models' own answers with a trained program before the model and without one, both fitted on the "
+    "same 16 rows a class; balanced accuracy on the test rows in percent, mean over draws (worst to best)."
+)
+PAIRS = [(source, target) for source, target in study.PAIRS if "anchors" not in source]  # it is asked: no gradient
+WITH, WITHOUT = "under a program", "as it is"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done.
+
+    Args:
+        pairs: of source and target.
+        rows: from which draws are taken, and which are judged.
+        shots: rows a class.
+        draws: of each.
+        steps: of training, eight rows each.
+    """
+
+    pairs: int = len(PAIRS)
+    rows: tuple[int, int] = (400, 400)
+    shots: int = 16
+    draws: int = 3
+    steps: int = 48
+
+
+def trained(source: str, target: str, few: list[dict[str, Any]], labels: list[str], seed: int, plan: Plan) -> Any:
+    """The frozen source under a program that has learned on the few rows."""
+    program: Any = "waveform"
+    if target in TEXTS:
+        program = hr.PromptConfig(template=TEXTS[target].template, init_text=list(TEXTS[target].start))
+    model = study.model_of(source, target, labels, program)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder, max_steps=plan.steps, per_device_train_batch_size=8, remove_unused_columns=False, report_to=[],
+            save_strategy="no", use_cpu=True, seed=seed, disable_tqdm=True, logging_strategy="no",
+            max_grad_norm=model.backbone.rms(), learning_rate=model.learning_rate,
+        )  # fmt: skip
+        trainer = hr.make_trainer(model, arguments, few)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return model
+
+
+def cell(source: str, target: str, seed: int, plan: Plan) -> Iterator[Row]:
+    """Every map under the program and without it."""
+    pool, test = study.rows_of(target, study.Plan(pool=plan.rows[0], test=plan.rows[1]))
+    labels = sorted({row["label"] for row in pool})
+    y, y_test = (np.array([labels.index(row["label"]) for row in part]) for part in (pool, test))
+    chosen = study.drawn(y, plan.shots, seed)
+    few = [pool[i] for i in chosen]
+    maps = {name: each for name, each in study.mappings(source, target, labels).items() if each.type != "similarity"}
+    for way in (WITHOUT, WITH):
+        model = (
+            study.model_of(source, target, labels)
+            if way == WITHOUT
+            else trained(source, target, few, labels, seed, plan)
+        )
+        reading = model.active_mapping().reading()
+        seen, judged = (study.Answers(*study.read(model, part, [reading])) for part in (few, test))
+        right = study.fitted(model, maps, seen, y[chosen], judged, y_test)
+        if way == WITH:
+            with torch.no_grad():
+                said = model.active_mapping()(hr.Readout(judged.scores, kind=reading.kind)).argmax(1).numpy()
+            right["the map trained with it"] = {BALANCED: 100 * balanced_accuracy_score(y_test, said)}
+        yield from study.judged_rows(f"{source} on {target}, {way}, draw {seed}", right, len(y_test))
+        model.unload()
+
+
+def summary(cells: Sequence[Row]) -> list[Row]:
+    """Means over draws; what the program adds to each map; how far `auto` is from the best map."""
+    mean = {
+        task: {name: float(np.mean(values)) for name, values in methods.items()}
+        for task, methods in study.means(cells, BALANCED).items()
+    }
+    gained: dict[str, list[float]] = {}
+    for task, marks in mean.items():
+        pair, _, way = task.rpartition(", ")
+        if way == WITH:
+            for name in marks.keys() & mean[f"{pair}, {WITHOUT}"].keys():
+                gained.setdefault(name, []).append(marks[name] - mean[f"{pair}, {WITHOUT}"][name])
+    rows = [study.behind([row for row in cells if f", {way}, " in row.task], BALANCED) for way in (WITHOUT, WITH)]
+    rows = [replace(row, task=f"all, {way}") for way, row in zip((WITHOUT, WITH), rows, strict=True)]
+    for name, values in sorted(gained.items(), key=lambda item: -np.mean(item[1])):
+        low, high = min(values), max(values)
+        rows.append(
+            Row("all", name, "gain_of_program", float(np.mean(values)), low, high, len(values), "mean of pairs")
+        )
+    for task, methods in study.means(cells, BALANCED).items():
+        for name in sorted(methods, key=lambda n: -mean[task][n]):
+            values = methods[name]
+            rows.append(Row(task, name, BALANCED, mean[task][name], min(values), max(values), len(values)))
+    return rows
+
+
+QUICK = Plan(pairs=1, rows=(80, 20), shots=2, draws=1, steps=1)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one pair, a few rows (a trial, no evidence)")
+    parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
+    parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
+    options = parser.parse_args(given)
+    demo.quiet()
+    torch.set_num_threads(1)
+    plan = QUICK if options.quick else Plan()
+    settings = {"threads": 1, "pairs": [" on ".join(pair) for pair in PAIRS[: plan.pairs]], "plan": asdict(plan)}
+    folder, command = SCRATCH if options.quick else RESULTS, "python scripts/benchmarks/mapping_programs.py"
+    report = Report("mapping_programs", ABOUT, settings, list(range(plan.draws)), folder, options.fresh, command)
+    for seed in () if options.finish else range(plan.draws):
+        for source, target in PAIRS[: plan.pairs]:
+            report.cell(
+                f"{source} on {target}, draw {seed}", lambda s=source, t=target, n=seed: list(cell(s, t, n, plan))
+            )
+    report.publish(summary(report.rows))
+    report.finish()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
