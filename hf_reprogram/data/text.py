@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,9 @@ from ..symbols import Symbols, Targets
 from ..template import Answer, Column, Piece, Slots, Words, columns, parse, slot_count
 from .rows import LABEL_COLUMNS, SOUND_COLUMNS, as_rows, label_of, label_tensor, program_of, target_of
 from .targets import aim_of
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class TextCollator:
     ) -> None:
         self.tokenizer, self.layouts, self.active = tokenizer, dict(layouts), active
         self.facts, self.names, self.disabled = facts, names, disabled
+        self.cuts = False  # whether a row was cut, and that was said
         self.harmless = harmless_id(tokenizer)
         self.prefix, self.suffix = special_ids(tokenizer)
         if facts.answer == "last":
@@ -314,17 +319,14 @@ class TextCollator:
         if room < len(parts):
             what = f"a label of {after + 1} tokens leaves no room for the row in the base's {self.limit} positions"
             raise DataError(where, what, "a shorter label")
+        whole = sum(map(len, parts.values()))
+        if whole > room and not self.cuts:
+            self.cuts = True  # of many long rows one warning is enough
+            logger.warning("%s has %d tokens, and the base has room for %d: long rows are cut.", where, whole, room)
         while (over := sum(map(len, parts.values())) - room) > 0:
-            lengths = sorted((len(p) for p in parts.values()), reverse=True)
+            first, second = sorted((*map(len, parts.values()), 0), reverse=True)[:2]
             longest = max(parts, key=lambda i: len(parts[i]))
-            second = (
-                lengths[1]
-                if len(lengths) > 1 and lengths[1] < lengths[0]
-                else lengths[0] - 1
-                if len(lengths) > 1
-                else 0
-            )
-            parts[longest] = parts[longest][: max(len(parts[longest]) - over, second)]
+            parts[longest] = parts[longest][: max(first - over, min(second, first - 1))]
 
     def _fixed(self, layout: Layout) -> int:
         """Positions that are never cut."""

@@ -68,6 +68,13 @@ class TestLength:
         tokens = tiny("llama")[1].convert_ids_to_tokens(ids)
         assert (tokens.count("Ġgood") + tokens.count("good"), tokens.count("Ġbad")) == (4, 4)
 
+    def test_it_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        collator, long = _collator(), {"text": " ".join(["good"] * 50)}
+        collator.lay_out([{"text": "good"}])
+        assert not caplog.messages
+        collator.lay_out([long, long])
+        assert len(caplog.messages) == 1 and "long rows are cut" in caplog.messages[0]
+
     def test_no_room_is_an_error_before_the_first_row(self) -> None:
         with pytest.raises(ConfigError, match="leave no room for text"):
             _collator("{prompt:14} {text} it was{answer}")
