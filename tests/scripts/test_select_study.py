@@ -32,6 +32,22 @@ def test_correlations_by_hand() -> None:
     assert first.method == "said:accuracy" and "met" in first.note and first.low <= 0.9 <= first.high
 
 
+def test_draws_of_a_target_are_no_targets_of_their_own() -> None:
+    cells = rows_of("a, draw 0", [1, 2, 3, 4], [10, 20, 30, 40]) + rows_of("a, draw 1", [1, 2, 3, 4], [40, 30, 20, 10])
+    cells += rows_of("b, draw 0", [1, 2, 3, 4], [10, 20, 30, 40])
+    first = next(row for row in summary(cells) if row.task == "mean" and row.method == "said:accuracy")
+    assert first.value == pytest.approx(0.5) and first.n == 2  # a: (1 - 1) / 2; b: 1
+
+
+def test_a_model_that_says_the_same_for_all_rows_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": "w", "label": str(n % 2)} for n in range(60)]
+    monkeypatch.setattr(select_study, "read", lambda *_: [dict(row) for row in rows])
+    monkeypatch.setattr(select_study, "load", lambda name: tiny(name))
+    found = list(select_study.cell("bert-encoder", Target("x"), 0, Plan((16, 8, 8), seeds=1, epochs=1)))
+    assert [row.metric for row in found] == ["left_out"] and "the same for all rows" in found[0].note
+    assert summary([*rows_of("a", [1, 2, 3, 4], [1, 2, 3, 4]), *found])[-1] == found[0]
+
+
 def test_a_cell_says_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{**row, "text": f"{row['text']} {word}"} for word in ("good", "bad", "day", "book") for row in ROWS] * 2
     random.Random(0).shuffle(rows)
