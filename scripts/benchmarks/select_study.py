@@ -46,7 +46,8 @@ from hf_reprogram.tools.select.measures import MEASURES
 
 ABOUT = (
     "What `select` says before training against accuracy after it, over frozen models: Spearman's rank correlation "
-    "for each draw of a target, the mean over targets, and 95 % over targets resampled. Nothing of `select` was fitted to these tasks."
+    "for each draw of a target, the mean over targets, and 95 % over targets resampled. Nothing of `select` was "
+    "fitted to these tasks."
 )
 BAR, SECONDS = 0.8, 60.0  # issue 12: mean rank correlation of the report's score; of one small model and 256 rows
 MODELS: dict[str, tuple[str, Any]] = {
