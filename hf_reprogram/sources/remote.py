@@ -27,20 +27,11 @@ from .channel import Ask, Channel
 from .parts import feature_extractor
 
 
-class RemoteTextConfig(PreTrainedConfig):
-    """A model that is asked in texts.
-
-    Args:
-        source: what is asked, by name and version.
-        answers: names of its classes, in their order.
-        vocab_size: of the tokenizer by which rows are laid out; the model itself never sees a token.
-    """
-
-    model_type = "remote_text"
+class _RemoteConfig(PreTrainedConfig):
+    """What both share: who is asked, and for what."""
 
     source: str = ""
     answers: list[str] | tuple[str, ...] = ()
-    vocab_size: int = 384
 
     @property
     def asked(self) -> str:
@@ -53,7 +44,20 @@ class RemoteTextConfig(PreTrainedConfig):
         return self.num_labels
 
 
-class RemoteAudioConfig(PreTrainedConfig):
+class RemoteTextConfig(_RemoteConfig):
+    """A model that is asked in texts.
+
+    Args:
+        source: what is asked, by name and version.
+        answers: names of its classes, in their order.
+        vocab_size: of the tokenizer by which rows are laid out; the model itself never sees a token.
+    """
+
+    model_type = "remote_text"
+    vocab_size: int = 384
+
+
+class RemoteAudioConfig(_RemoteConfig):
     """A model that is asked in waves.
 
     Args:
@@ -64,21 +68,8 @@ class RemoteAudioConfig(PreTrainedConfig):
     """
 
     model_type = "remote_audio"
-
-    source: str = ""
-    answers: list[str] | tuple[str, ...] = ()
     sampling_rate: int = 16000
     input_samples: int = 16000
-
-    @property
-    def asked(self) -> str:
-        """What is asked, in words."""
-        return f"{self.source!r} for {', '.join(self.answers)}"
-
-    @property
-    def hidden_size(self) -> int:
-        """Its states are its scores."""
-        return self.num_labels
 
 
 class _Remote(PreTrainedModel):

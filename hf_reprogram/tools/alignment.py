@@ -86,22 +86,3 @@ def kernel_alignment(jacobian: np.ndarray, y: np.ndarray) -> float:
     kernel = jacobian @ jacobian.T
     size = np.linalg.norm(kernel) * float(y @ y)
     return float(y @ kernel @ y / size) if size > 0 else 0.0
-
-
-def hardness(jacobian: np.ndarray, y: np.ndarray, penalty: float = 1.0) -> float:
-    """y'(T + penalty I)^-1 y: what the linearised program must move to reach y; lower is easier.
-
-    Example:
-
-        >>> j = np.array([[1.0, 0.0], [1.0, 1.0]])
-        >>> round(hardness(j, np.array([1.0, 0.0])), 6), round(hardness(j, np.array([1.0, 0.0]), 0.0), 6)
-        (0.6, 2.0)
-    """
-    kernel = jacobian @ jacobian.T
-    return float(y @ np.linalg.solve(kernel + penalty * np.eye(len(kernel)), y))
-
-
-def effective_rank(jacobian: np.ndarray) -> float:
-    """(sum of eigenvalues)^2 / sum of their squares of the tangent kernel: in how many directions a program moves."""
-    values = np.square(np.linalg.svd(jacobian, compute_uv=False))
-    return float(values.sum() ** 2 / np.square(values).sum()) if values.any() else 0.0

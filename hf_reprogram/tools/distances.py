@@ -1,4 +1,4 @@
-"""How far two samples of outputs lie apart: Wasserstein, sliced Wasserstein, maximum mean discrepancy.
+"""How far two samples of outputs lie apart: Wasserstein, sliced Wasserstein.
 
 All grow with the outputs' size: bring different models to one size first (`transferability.standardised`).
 """
@@ -67,26 +67,3 @@ def together(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     both = np.concatenate([x, y])
     mean, size = both.mean(0), max(float(both.std(0).mean()), 1e-30)
     return (x - mean) / size, (y - mean) / size
-
-
-def mmd(x: np.ndarray, y: np.ndarray, bandwidth: float | None = None, biased: bool = False) -> float:
-    """Squared maximum mean discrepancy with a Gaussian kernel; without bias it may be below zero.
-
-    Args:
-        x, y: (n, dim) and (m, dim), at least two rows each.
-        bandwidth: of the kernel; None is the median distance of all rows.
-        biased: count each row with itself.
-    """
-    from scipy.spatial.distance import cdist, pdist
-
-    width = float(np.median(pdist(np.concatenate([x, y])))) if bandwidth is None else bandwidth
-    width = max(width, 1e-12)
-
-    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.exp(-np.square(cdist(a, b)) / (2 * width**2))
-
-    def within(a: np.ndarray) -> float:
-        k, n = kernel(a, a), len(a)
-        return float(k.mean() if biased else (k.sum() - n) / (n * (n - 1)))
-
-    return within(x) + within(y) - 2.0 * float(kernel(x, y).mean())

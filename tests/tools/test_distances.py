@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
-from hf_reprogram.tools.distances import mmd, sliced_wasserstein, wasserstein
+from hf_reprogram.tools.distances import sliced_wasserstein, wasserstein
 
 
 X, Y = np.array([[0.0, 0], [1, 0], [2, 2]]), np.array([[1.0, 1], [1, 3], [3, 0]])
@@ -43,14 +43,5 @@ def test_sliced_of_samples_of_different_size_is_that_of_quantile_functions() -> 
     assert sliced_wasserstein(x, y, 1, 10)[0] == pytest.approx(wasserstein_distance(x[:, 0], y[:, 0]))
 
 
-@pytest.mark.parametrize(
-    ("width", "biased", "value"),
-    [(1.0, True, 0.437624), (1.0, False, -0.126169), (None, True, 0.153596), (None, False, -0.123062)],
-)
-def test_mmd(width: float | None, biased: bool, value: float) -> None:
-    assert mmd(X, Y, width, biased) == pytest.approx(value, abs=1e-6)
-
-
 def test_a_sample_lies_at_no_distance_of_itself() -> None:
     assert wasserstein(X, X) == sliced_wasserstein(X, X)[0] == 0.0
-    assert mmd(X, X, biased=True) == pytest.approx(0.0)
