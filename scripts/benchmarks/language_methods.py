@@ -155,11 +155,11 @@ def lora(model: hr.ReprogramModel, rate: float, rank: int, seed: int) -> Learner
 
 @torch.no_grad()
 def states(learner: Learner, rows: Sequence[Row]) -> Tensor:
-    """What the map reads of rows, (rows, dim)."""
+    """What the map reads of rows, (rows, dim) in float32."""
     collator = learner.model.collator()
 
     def read(part: list[Row]) -> Tensor:
-        return learner.states(collator.stack(collator.lay_out(part, labelled=False)))
+        return learner.states(collator.stack(collator.lay_out(part, labelled=False))).float()
 
     return in_slices(rows, read, size=JUDGED)
 
