@@ -39,22 +39,31 @@ def _said(row: dict[str, Any] | None) -> str:
     return f"{row['value']:.1f}" if row else ""
 
 
-def _end(found: dict[str, Any], told: list[str]) -> list[str]:
+def _end(found: dict[str, Any], told: list[str], *others: dict[str, Any]) -> list[str]:
     missed = [
         f"{r['task']}, {r['method']}, {r['metric'].replace('accuracy_gain_over:', 'above ').replace('_', ' ')} "
         f"{r['value']:.3g}"
-        for r in found["rows"]
+        for each in (found, *others)
+        for r in each["rows"]
         if "NOT met" in r["note"]
     ]
     told += [f"- Bars not met: {'; '.join(missed)}."] if missed else []
-    return [*told, "", f"`{found['command']}` at {found['commit'][:12]}."]
+    runs = "; ".join(f"`{each['command']}` at {each['commit'][:12]}" for each in (found, *others))
+    return [*told, "", f"{runs}."]
 
 
-def sequences(found: dict[str, Any] | None) -> str:
-    """Accuracy by set, share of the training rows and source; the best simple model beside it."""
-    if found is None:
+def sequences(found: list[dict[str, Any]]) -> str:
+    """Accuracy by set, share of the training rows and source; the best simple model beside it.
+
+    Args:
+        found: the results of all sources, and of those that were measured alone.
+    """
+    if not found:
         return "Not measured yet."
-    rows, lines = _rows(found), []
+    rows: Rows = {}
+    for each in found:
+        rows |= _rows(each)
+    lines = []
     lines += [f"| accuracy | rows | source | {' | '.join(SEQUENCES.values())} | best simple model |"]
     lines += ["|---|--:|---|" + "--:|" * (len(SEQUENCES) + 1)]
     for title in dict.fromkeys(task for task, _, _ in rows if task.count(",") == 2):
@@ -63,7 +72,7 @@ def sequences(found: dict[str, Any] | None) -> str:
         best = max(simple, key=lambda r: r["value"], default=None)
         cells = [_said(rows.get((title, method, "accuracy"))) for method in SEQUENCES]
         lines += [f"| {SETS[task]} | {percent} | {SOURCES[source]} | {' | '.join(cells)} | {_said(best)} |"]
-    return "\n".join(_end(found, [*lines, ""]))
+    return "\n".join(_end(found[0], [*lines, ""], *found[1:]))
 
 
 def remap(found: dict[str, Any] | None) -> str:

@@ -542,7 +542,7 @@ def render(text: str) -> str:
         ("few_shot_curve", few_shot(maybe("few_shot_curve"))),
         ("few_shot_mean", few_shot_mean(result("few_shot"), maybe("few_shot_curve"))),
         ("language", language(maybe("language"))),
-        ("sequences", sequences(maybe("sequences"))),
+        ("sequences", sequences([result(path.stem) for path in sorted(RESULTS.glob("sequences*.json"))])),
         ("remap", remap(maybe("remap"))),
         ("maps", maps(maybe("mapping_study"))),
         ("programs", under_programs(maybe("mapping_programs"))),

@@ -11,6 +11,7 @@ language. Rates were tried on validation rows of peptide_amp with MiniLM, seeds 
 
     python scripts/fetch_models.py minilm-l6 antiberty smollm2-135m
     python scripts/benchmarks/sequences.py        # cheapest and most telling cells first; saves after each
+    python scripts/benchmarks/sequences.py --only rxn-albert 10       # these alone, into results of their own
 """
 
 from __future__ import annotations
@@ -301,17 +302,25 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a round of two steps on one source (a trial)")
+    parser.add_argument("--only", nargs=2, metavar=("SOURCE", "PERCENT"), help="one source at one share of the rows")
     parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
     options = parser.parse_args(given)
     demo.quiet()
     torch.set_num_threads(1)
     plan = Plan(rounds=1, steps=2, validation=20, test=20, seeds=1) if options.quick else Plan()
-    cells = CELLS[:1] if options.quick else CELLS
+    cells, name, command = CELLS, "sequences", "python scripts/benchmarks/sequences.py"
+    if options.only:
+        cells = [cell for cell in CELLS if [cell[0], str(cell[1])] == options.only]
+        if not cells:
+            known = ", ".join(f"{source} {percent}" for source, percent in CELLS)
+            parser.error(f"--only {' '.join(options.only)}: none of {known}")
+        name, command = "_".join([name, *options.only]), " ".join([command, "--only", *options.only])
+    cells = cells[:1] if options.quick else cells
     settings = {key: value for key, value in vars(plan).items() if key not in ("data", "seeds")}
     settings |= {"threads": 1, "C of the map": PENALTIES, "form": "10 atoms, free table"}
-    folder, command = SCRATCH if options.quick else RESULTS, "python scripts/benchmarks/sequences.py"
-    report = Report("sequences", ABOUT, settings, list(range(plan.seeds)), folder, options.fresh, command)
+    folder = SCRATCH if options.quick else RESULTS
+    report = Report(name, ABOUT, settings, list(range(plan.seeds)), folder, options.fresh, command)
     for source, percent in () if options.finish else cells:
         loaded = None
         for seed in range(plan.seeds):

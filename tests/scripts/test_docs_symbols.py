@@ -16,18 +16,19 @@ def _found(*rows: tuple[str, str, str, float, str]) -> dict[str, Any]:
 
 
 def test_sequences_stand_beside_the_best_simple_model() -> None:
-    told = sequences(
-        _found(
-            ("peptide_amp, 10 %", "classical:ngrams", "accuracy", 83.0, ""),
-            ("peptide_amp, 10 %", "majority", "accuracy", 51.0, ""),
-            ("peptide_amp, 10 %, minilm-l6", "ours:free", "accuracy", 84.5, ""),
-            ("peptide_amp, 10 %, minilm-l6", "probe", "accuracy", 74.25, ""),
-            ("peptide_amp, 10 %, minilm-l6", "ours:free", "accuracy_gain_over:probe", -2.0, "bar >= -1: NOT met"),
-        )
+    all_sources = _found(
+        ("peptide_amp, 10 %", "classical:ngrams", "accuracy", 83.0, ""),
+        ("peptide_amp, 10 %", "majority", "accuracy", 51.0, ""),
+        ("peptide_amp, 10 %, minilm-l6", "ours:free", "accuracy", 84.5, ""),
+        ("peptide_amp, 10 %, minilm-l6", "probe", "accuracy", 74.25, ""),
+        ("peptide_amp, 10 %, minilm-l6", "ours:free", "accuracy_gain_over:probe", -2.0, "bar >= -1: NOT met"),
     )
+    one = _found(("peptide_amp, 10 %, rxn-albert", "ours:free", "accuracy", 71.0, "")) | {"command": "python y.py"}
+    told = sequences([all_sources, one])
     assert "| peptides | 10 % | MiniLM-L6 | 84.5 |  |  |  | 74.2 | 83.0 |" in told
     assert "- Bars not met: peptide_amp, 10 %, minilm-l6, ours:free, above probe -2." in told
-    assert told.endswith("`python x.py` at 0123456789ab.")
+    assert "| peptides | 10 % | rxn-albert (reactions) | 71.0 |  |  |  |  | 83.0 |" in told
+    assert told.endswith("`python x.py` at 0123456789ab; `python y.py` at 0123456789ab.")
 
 
 def test_remap_tells_its_share_and_what_training_adds() -> None:
@@ -56,4 +57,4 @@ def test_infilling_tells_both_shares() -> None:
 
 
 def test_nothing_is_said_before_it_is_measured() -> None:
-    assert {each(None) for each in (sequences, remap, infilling)} == {"Not measured yet."}
+    assert {remap(None), infilling(None), sequences([])} == {"Not measured yet."}
