@@ -86,6 +86,23 @@ class Options(metaclass=Strict):
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
+def described(cls: type) -> list[str]:
+    """A line for each field that a user may set: its type, default and choices, and what it is for.
+
+    Example:
+
+        >>> described(options_class("program", "prompt"))[4]
+        'bottleneck: int = 64  Hidden size of the residual network.'
+    """
+    told = []
+    for f in dataclasses.fields(cls):
+        if not f.metadata.get("help", "Filled in").startswith("Filled in"):
+            choices = f" [{', '.join(map(str, f.metadata['choices']))}]" if f.metadata["choices"] else ""
+            default = "" if f.default is dataclasses.MISSING else f" = {f.default!r}"
+            told.append(f"{f.name}: {f.type}{default}{choices}  {f.metadata['help']}")
+    return told
+
+
 def chosen(options: Any, f: dataclasses.Field) -> bool:
     """Whether the user chose a field of some options: not the default, and not filled in for him."""
     if filled_in(f):
@@ -202,7 +219,17 @@ def method_class(kind: str, name: str, where: str = "") -> type:
             f"registered as {kind} {name!r}, its options say {cls.Options.kind} {cls.Options.type!r}",
             "an entry point of the name and the group that the options say",
         )
+    _document(cls.Options)
     return cls
+
+
+def _document(options: type) -> None:
+    """Let help() of an options class say of each option what `hf-reprogram methods` says."""
+    own = inspect.cleandoc(options.__doc__ or "")
+    if "Args:" not in own:
+        about, example, shown = own.partition("Example:")
+        told = "\n".join(["Args:", *(f"    {line}" for line in described(options))])
+        options.__doc__ = f"{about.rstrip()}\n\n{told}\n\n{example}{shown}".rstrip()
 
 
 def _load(entry: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -50,6 +51,8 @@ class TestEveryMethod:
         cls = method_class(kind, name)
         assert cls.Options.type == name and cls.Options.kind == kind
         assert cls.__doc__ and cls.Options.__doc__ and "Example:" in cls.Options.__doc__
+        told = [f.name for f in dataclasses.fields(cls.Options) if not filled_in(f)]
+        assert all(f"    {each}: " in inspect.getdoc(cls.Options) for each in told)  # help() says what each is for
         assert isinstance(cls.learning_rate, float) and isinstance(cls.example, dict)
         assert isinstance(cls.paper, str) and all(reason for reason in cls.xfail.values())
 

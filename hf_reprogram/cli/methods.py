@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 
 
 HELP = "list programs, mappings and the canvas with their options"
@@ -31,8 +30,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _print_options(cls: type) -> None:
     """What a user may set of an options class, with defaults and choices."""
-    for f in dataclasses.fields(cls):
-        if not f.metadata.get("help", "Filled in").startswith("Filled in"):
-            choices = f" [{', '.join(map(str, f.metadata['choices']))}]" if f.metadata["choices"] else ""
-            default = "" if f.default is dataclasses.MISSING else f" = {f.default!r}"
-            print(f"    {f.name}: {f.type}{default}{choices}  {f.metadata['help']}")
+    from ..registry import described
+
+    for line in described(cls):
+        print(f"    {line}")
