@@ -83,8 +83,21 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
         slots=slots,
         facts=[_in_tokens(row, token) for row in found if "slot" not in row],
         ratios=[] if rows is None else _ratios(model, rows, features),
-        mapping=_in_tokens(model.active_mapping().explain(), token),
+        mapping=_named(_in_tokens(model.active_mapping().explain(), token), token),
     )
+
+
+def _named(facts: dict[str, Any], token: Callable[[int], str]) -> dict[str, Any]:
+    """Facts of a mapping, those of its source labels that are numbers of tokens as what they are called."""
+
+    def name(source: str | int) -> str:
+        return token(source) if isinstance(source, int) else source
+
+    sources = facts.get("source labels", {})
+    for label, found in sources.items():
+        weighed = isinstance(found, dict)
+        sources[label] = {name(k): weight for k, weight in found.items()} if weighed else [name(k) for k in found]
+    return facts
 
 
 def _in_tokens(row: dict[str, Any], token: Callable[[int], str]) -> dict[str, Any]:

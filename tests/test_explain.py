@@ -11,7 +11,7 @@ import torch
 from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.errors import UsageError
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
-from hf_reprogram.testing import AUDIO_ROWS, build, program_config, tiny
+from hf_reprogram.testing import AUDIO_ROWS, LABELS, ROWS, build, program_config, tiny
 
 
 CANVAS = 3200
@@ -44,6 +44,28 @@ def test_of_text_it_prints_the_mapping_with_its_token_ids() -> None:
     page = str(model.explain())
     token = model.processing_class(" bad", add_special_tokens=False)["input_ids"][0]
     assert f"' bad': {token}" in page and "slot   4" in page
+
+
+@pytest.mark.parametrize("mapping", [{"type": "bayesian", "sources": 4}, {"type": "labels", "per_label": 2},
+                                     {"type": "linear", "on": "source"}])  # fmt: skip
+def test_source_labels_of_a_vocabulary_are_named(mapping: dict[str, Any]) -> None:
+    base, tokenizer = tiny("llama")
+    config = ReprogramConfig(program={"type": "none", "template": "{text}{answer}"}, mapping=mapping, labels=LABELS)
+    model = get_reprogram_model(base, config, tokenizer)
+    model.fit_mapping(ROWS)
+    found = model.explain()["mapping"]["source labels"]
+    assert set(found) == set(LABELS) and all(isinstance(name, str) for names in found.values() for name in names)
+    assert any(found.values())
+
+
+def test_a_linear_map_of_classes_says_which_speak_for_a_label() -> None:
+    base, tokenizer = tiny("llama-classifier")
+    config = ReprogramConfig(mapping={"type": "linear", "on": "classes"}, labels=LABELS)
+    model = get_reprogram_model(base, config, tokenizer)
+    model.fit_mapping(ROWS)
+    found = model.explain()["mapping"]["source labels"]
+    assert {name for names in found.values() for name in names} <= set(base.config.id2label.values())
+    assert all(weight > 0 for weights in found.values() for weight in weights.values())
 
 
 class TestRatios:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Reading, Readout
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from ..registry import option
-from .base import EstimatedOptions, Mapping
+from .base import EstimatedOptions, Mapping, members, strongest, told_apart
 from .labels import named
 
 
@@ -109,14 +109,7 @@ class ScoreMapping(Mapping):
 
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
-        z, y = values.detach().double().cpu().numpy(), labels.cpu().numpy()
-        odd = np.flatnonzero(~np.isfinite(z).all(1))
-        if len(odd):
-            raise DataError(f"fit_mapping(rows)[{odd[0]}]", "NaN or infinity among the base's scores", "finite scores")
-        member = np.eye(len(self.labels))[y]  # (rows, labels)
-        missing = [name for name, n in zip(self.labels, member.sum(0), strict=True) if not n]
-        if missing:
-            raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
+        z, member = told_apart(values), members(labels.cpu().numpy(), self.labels)
         mean = z.mean(0) if self.options.centred else np.zeros(z.shape[1])
         able = np.array(self.able)
         always = np.flatnonzero(np.isin(able, self.always)).tolist()
@@ -150,14 +143,9 @@ class ScoreMapping(Mapping):
 
     def explain(self) -> dict[str, Any]:
         """Per target label its strongest source labels and their weights."""
-        named = [self.names.get(i, i) for i in self.indices.tolist()]
-        strongest = self.matrix.argsort(1, descending=True)[:, :5].tolist()
-        rows = zip(self.labels, strongest, self.matrix.tolist(), strict=True)
         return {
             "reads": "the base's own classes" if self.on_classes else "tokens of the vocabulary",
-            "source labels": {
-                label: {named[k]: round(row[k], 4) for k in best if row[k] > 0} for label, best, row in rows
-            },
+            "source labels": strongest(self.labels, *self.weights()),
         }
 
     def weights(self) -> tuple[list[str | int], Tensor] | None:

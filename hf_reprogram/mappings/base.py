@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, Reading, Readout
-from ..errors import ConfigError, UsageError
+from ..errors import ConfigError, DataError, UsageError
 from ..losses import LOSSES
 from ..metrics import metrics
 from ..registry import Options, option
@@ -192,12 +193,69 @@ class Mapping(nn.Module):
         return None
 
 
+def told_apart(values: Tensor) -> np.ndarray:
+    """The readouts (rows, K) of a fit in float64, which a map can be made of.
+
+    Raises:
+        DataError: numbers that are not finite; rows that all look the same.
+    """
+    z = values.detach().double().cpu().numpy()
+    odd = np.flatnonzero(~np.isfinite(z).all(1))
+    if len(odd):
+        fix = (
+            "look at the row and at the base's own output of it; in float16 large numbers overflow: load it in float32"
+        )
+        raise DataError(
+            f"fit_mapping(rows)[{odd[0]}]", "NaN or infinity in what the base gives", "finite numbers", fix
+        )
+    if len(z) > 1 and (z == z[0]).all():
+        fix = "look whether the rows' columns reach the base: the template, the tokenizer's unknown tokens"
+        raise DataError(
+            "fit_mapping(rows)", f"the base gives the same for all {len(z)} rows", "outputs that differ", fix
+        )
+    return z
+
+
+def members(y: np.ndarray, labels: list[str]) -> np.ndarray:
+    """(rows, labels) 1 where a row has the label.
+
+    Args:
+        y: (rows,) ids, or (rows, labels) 0 and 1.
+
+    Raises:
+        DataError: a label without a row.
+    """
+    member = np.eye(len(labels))[y] if y.ndim == 1 else (y > 0.5).astype(float)
+    missing = [name for name, n in zip(labels, member.sum(0), strict=True) if not n]
+    if missing:
+        fix = "add rows of them, or leave them out of the labels"
+        raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label", fix)
+    return member
+
+
+def strongest(
+    labels: list[str], sources: list[str | int], weights: Tensor, most: int = 5
+) -> dict[str, dict[str | int, float]]:
+    """Per target label the source labels that speak for it most, with their weights (labels, sources).
+
+    Example:
+
+        >>> strongest(["bird"], ["crow", "cat", "jay"], torch.tensor([[0.5, -1.0, 2.0]]))
+        {'bird': {'jay': 2.0, 'crow': 0.5}}
+    """
+    order = weights.argsort(1, descending=True)[:, :most].tolist()
+    return {
+        label: {sources[k]: round(row[k], 4) for k in best if row[k] > 0}
+        for label, best, row in zip(labels, order, weights.tolist(), strict=True)
+    }
+
+
 def check_enough(size: int, count: int, each: int, where: str) -> None:
-    """Raise a ConfigError where a base has fewer than `each` outputs for every one of `count` target labels."""
+    """Raise a ConfigError where there are fewer than `each` source labels for every one of `count` target labels."""
     if size < count * each:
         raise ConfigError(
             where,
-            f"{each} source labels for each of {count} target labels, and the base has {size}",
+            f"{each} source labels for each of {count} target labels, and there are {size}",
             f"at most {size // count}" if size >= count else "fewer target labels",
             "linear maps any number of source outputs to any number of labels",
         )

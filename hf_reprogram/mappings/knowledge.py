@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class KnowledgeConfig(MappingOptions):
-    """Options of `knowledge`. The words come from a thesaurus or a knowledge base: `words=json.load(open(path))`.
+    """Options of `knowledge`. The words come from a thesaurus or a knowledge base: `words=json.load(open(path))`; in a
+    recipe the file's name will do.
 
     Example:
 

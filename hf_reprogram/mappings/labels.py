@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..batch import Reading, Readout
-from ..errors import ConfigError, DataError, did_you_mean
+from ..errors import ConfigError, did_you_mean
 from ..registry import option
-from .base import EstimatedOptions, Mapping, check_enough, log_probabilities, says_several
+from .base import EstimatedOptions, Mapping, check_enough, log_probabilities, members, says_several, told_apart
 
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,11 @@ class LabelsConfig(EstimatedOptions):
         None, "With method='given': the base's classes that each target label stands for, by name or number."
     )
     per_label: int | None = option(
-        None, "Source labels for each target label; None is as many as there are, up to `most`.", low=1, high=1000
+        None,
+        "Source labels for each target label; None is as many as there are, up to `most`, so that some come first for "
+        "no row: where the base's classes are much like the labels, try 1.",
+        low=1,
+        high=1000,
     )
     most: int = option(6, "That bound (2007.08714 has six).", low=1, high=1000)
     scores: str = option("logits", "What is brought together.", choices=("logits", "probabilities"))
@@ -103,6 +107,13 @@ class LabelsConfig(EstimatedOptions):
 
     def labels(self) -> list[str] | None:
         return None if self.groups is None else list(self.groups)
+
+    def suits(self, gives: frozenset[str], base: str) -> None:
+        if self.method == "given" and "classes" not in gives:
+            what = f"'given': groups are classes of a classifier, and a {base} has none"
+            fix = "mapping 'verbalizer' takes words of a language model"
+            raise ConfigError("LabelsConfig.method", what, "'frequency', 'assignment' or 'random'", fix)
+        super().suits(gives, base)
 
     def reads(self) -> tuple[str, ...]:
         if self.method == "given":
@@ -160,7 +171,7 @@ class Labels(Mapping):
         else:
             able = len(self.able)
             each = options.per_label or max(1, min(options.most, able // len(labels)))
-            check_enough(able, len(labels), each, "LabelsConfig.per_label")
+            check_enough(able, len(labels), each, f"LabelsConfig.{'among' if options.among else 'per_label'}")
         self.register_buffer("indices", torch.zeros(len(labels), each, dtype=torch.int64))
         if options.centred:
             self.register_buffer("mean", torch.zeros(len(labels), each))
@@ -234,10 +245,7 @@ class Labels(Mapping):
 
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
-        z = values.detach().double().cpu()
-        bad = torch.nonzero(~z.isfinite().all(1)).flatten().tolist()
-        if bad:
-            raise DataError(f"fit_mapping(rows)[{bad[0]}]", "NaN or infinity among the base's scores", "finite scores")
+        z = torch.from_numpy(told_apart(values))
         if self.options.scores == "probabilities":
             z = log_probabilities(z / self.options.temperature, self.several)
         mean = z.mean(0)
@@ -249,10 +257,7 @@ class Labels(Mapping):
         self.fitted.fill_(1)
 
     def _choose(self, z: np.ndarray, y: np.ndarray) -> np.ndarray:
-        member = np.eye(len(self.labels))[y] if y.ndim == 1 else (y > 0.5).astype(float)  # (rows, labels)
-        missing = [name for name, n in zip(self.labels, member.sum(0), strict=True) if not n]
-        if missing:
-            raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
+        member = members(y, self.labels)
         others = np.setdiff1d(np.arange(self.size), self.able)
         z[:, others] = -1e30  # they come first for no row
         counts = frequencies(z, member, self.options.soft)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Reading, Readout
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from ..registry import option
-from .base import EstimatedOptions, Mapping, one_token
+from .base import EstimatedOptions, Mapping, members, one_token, strongest, told_apart
 
 
 @dataclass
@@ -167,40 +167,34 @@ class Linear(Mapping):
 
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
-        z, y = values.detach().double().cpu().numpy(), labels.cpu().numpy()
-        if self._logistic:
-            matrix, bias = logistic(z, self._complete(y), self.options.inverse_penalty)
-        elif self.problem_type == "single_label_classification":
-            member = np.eye(len(self.labels))[self._complete(y)]
-            matrix, bias, *_ = ridge(z, member, penalties_of(z, member))
+        z, y = told_apart(values), labels.cpu().numpy()
+        if self.problem_type == "single_label_classification":
+            member = members(y, self.labels)
+            if self._logistic:
+                matrix, bias = logistic(z, y, self.options.inverse_penalty)
+            else:
+                matrix, bias, *_ = ridge(z, member, penalties_of(z, member))
         else:  # labels 0 and 1 become -1 and 1, so that a score above zero means yes
             matrix, bias, *_ = ridge(z, y * 2.0 - 1 if self.problem_type == "multi_label_classification" else y)
         self.matrix.copy_(torch.from_numpy(matrix))
         self.bias.copy_(torch.from_numpy(bias))
         self.fitted.fill_(1)
 
-    def _complete(self, y: np.ndarray) -> np.ndarray:
-        """The label ids, every label among them."""
-        seen = set(y.tolist())
-        missing = [name for i, name in enumerate(self.labels) if i not in seen]
-        if missing:
-            raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
-        return y
-
     def explain(self) -> dict[str, Any]:
-        norms = self.matrix.detach().norm(dim=1).tolist()
+        norms, found = self.matrix.detach().norm(dim=1).tolist(), self.weights()
         return {
             "reads": self.options.on,
             "solver": self.options.solver,
             "norm of each label's row": dict(zip(self.labels, norms, strict=True)),
+            **({"source labels": strongest(self.labels, *found)} if found else {}),
         }
 
     def weights(self) -> tuple[list[str | int], Tensor] | None:
         if self.options.on == "state":
             return None
         if self.options.on == "rows":
-            return list(self.options.words), self.matrix
-        return [self.names.get(k, k) for k in range(self.matrix.shape[1])], self.matrix
+            return list(self.options.words), self.matrix.detach()
+        return [self.names.get(k, k) for k in range(self.matrix.shape[1])], self.matrix.detach()
 
 
 def ridge(

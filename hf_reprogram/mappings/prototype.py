@@ -35,7 +35,7 @@ class Prototype(ScoreMapping):
 
     P is the identity, or the inverse of the covariance of the rows about their label's mean, shrunk towards a multiple
     of the identity (scikit-learn's LedoitWolf). Labels may have different numbers of rows, one is enough; scores that
-    never move count for nothing.
+    never move count for nothing. Where each label has one row, nothing is known of directions: the shape is round.
 
     Papers: nearest class mean; with `shape="shrunk"` a linear discriminant (10.1016/S0047-259X(03)00096-4); of frozen
     language models ProtoVerb (2203.09770), whose released code needs as many rows of every label.
@@ -56,7 +56,7 @@ class Prototype(ScoreMapping):
         z = z / scale  # (rows, K)
         means = (member / member.sum(0)).T @ z  # (labels, K)
         directions = means
-        if options.shape == "shrunk":
+        if options.shape == "shrunk" and member.sum(0).max() > 1:  # else nothing is known of a spread within labels
             from sklearn.covariance import LedoitWolf
 
             within = LedoitWolf(assume_centered=True).fit((z - member @ means)[:, moves]).precision_

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..batch import Reading, Readout
 from ..errors import ConfigError, DataError, UsageError
 from ..registry import option
-from .base import Mapping, MappingOptions, check_enough, log_probabilities, says_several
+from .base import Mapping, MappingOptions, check_enough, log_probabilities, members, says_several, told_apart
 
 
 @dataclass
@@ -144,11 +144,7 @@ class Similarity(Mapping):
             raise UsageError(
                 "fit_mapping(rows)", "no prototypes of the source classes", "learn(values, classes) first"
             )
-        z, y = values.detach().double().cpu().numpy(), labels.cpu().numpy()
-        member = np.eye(len(self.labels))[y] if y.ndim == 1 else (y > 0.5).astype(float)  # (rows, labels)
-        missing = [name for name, n in zip(self.labels, member.sum(0), strict=True) if not n]
-        if missing:
-            raise DataError("fit_mapping(rows)", f"no row of {missing}", "rows of every label")
+        z, member = told_apart(values), members(labels.cpu().numpy(), self.labels)
         centroids = member.T @ z / member.sum(0)[:, None]
         likeness = cosines(self.prototypes.double().cpu().numpy(), centroids)  # (K, labels)
         known, each = int(np.isfinite(likeness).all(1).sum()), self.options.per_label

@@ -120,6 +120,7 @@ def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Recipe:
         if not sign or not key:
             raise ConfigError(override, "is no override", "key.sub=value", "training.max_steps=3")
         _set(values, key, text)
+    _read_words(values, Path())
     return build(values, str(path))
 
 
@@ -227,6 +228,20 @@ def _locate(values: dict[str, Any], folder: Path) -> None:
     for key in ("output", "cards"):
         if isinstance(values.get(key), str):
             values[key] = os.path.normpath(folder / expand(values[key], key))
+    _read_words(values, folder)
+
+
+def _read_words(values: dict[str, Any], folder: Path) -> None:
+    """Put the words of a file, JSON or YAML, in the place of its name: a config holds them itself."""
+    config = values.get("config")
+    mapping = config.get("mapping") if isinstance(config, dict) else None
+    if isinstance(mapping, dict) and isinstance(mapping.get("words"), str):
+        where = "config.mapping.words"
+        file = folder / expand(mapping["words"], where)
+        if not file.is_file():
+            what = "words of each label, or the name of a JSON or YAML file of them"
+            raise ConfigError(where, f"{str(file)!r} is no file", what)
+        mapping["words"] = read_yaml(file.read_text(encoding="utf-8"), str(file))
 
 
 def _place(value: str, folder: Path, where: str) -> str:

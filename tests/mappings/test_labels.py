@@ -101,7 +101,7 @@ class TestByHand:
         assert mapping.loss(logits, torch.tensor([1])).item() == pytest.approx(-np.log(0.3 / 0.45))
 
     def test_more_labels_than_the_base_has(self) -> None:
-        with pytest.raises(ConfigError, match="each of 8 target labels, and the base has 7.*linear maps any number"):
+        with pytest.raises(ConfigError, match="each of 8 target labels, and there are 7.*linear maps any number"):
             _model(labels=[f"word {i}" for i in range(8)])
 
 
@@ -192,7 +192,7 @@ class TestGiven:
             _model(labels=list(self.GROUPS), **options)
 
     def test_a_language_model_has_no_classes(self) -> None:
-        with pytest.raises(ConfigError, match="'labels' reads classes"):
+        with pytest.raises(ConfigError, match="LabelsConfig.method: 'given': .*LlamaForCausalLM has none.*verbalizer"):
             _model("llama", labels=list(self.GROUPS), method="given", groups=self.GROUPS)
 
     def test_it_comes_back_from_a_folder(self, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ class TestRefused:
     def test_more_target_labels_than_the_base_has_room_for(self) -> None:
         """C·m > K, with all three numbers."""
         with pytest.raises(
-            ConfigError, match="4 source labels for each of 2 target labels, and the base has 7.*at most 3"
+            ConfigError, match="4 source labels for each of 2 target labels, and there are 7.*at most 3"
         ):
             _model(per_label=4)
 
@@ -343,7 +343,7 @@ class TestAmong:
 
     def test_the_count_is_of_those(self) -> None:
         assert _model(among=["LABEL_1", "LABEL_4", "LABEL_6"]).active_mapping().indices.shape == (2, 1)
-        with pytest.raises(ConfigError, match="the base has 1"):
+        with pytest.raises(ConfigError, match="LabelsConfig.among: .* there are 1"):
             _model(among=["LABEL_1"])
 
     @pytest.mark.parametrize(

@@ -221,17 +221,25 @@ class TestAll:
         assert mapping.matrix.isfinite().all()
         assert accuracy(mapping) >= 0.5
 
-    @pytest.mark.parametrize("kind", TYPES)
+    @pytest.mark.parametrize("kind", [*TYPES, "auto", "labels", "linear"])
     @pytest.mark.parametrize(
         ("z", "y", "says"),
         [
             (np.where(np.arange(10)[:, None] == 4, np.nan, Z), Y, r"rows\)\[4\].*NaN"),
-            (Z[:7], Y[:7], r"no row of \['c'\]"),
+            (Z[:7], Y[:7], r"no row of \['c'\].*leave them out of the labels"),
+            (np.ones_like(Z), Y, "the same for all 10 rows.*template"),
         ],
     )
     def test_rows_that_will_not_do(self, kind: str, z: np.ndarray, y: np.ndarray, says: str) -> None:
         with pytest.raises(DataError, match=says):
-            fitted(z, y, type=kind)
+            fitted(z, y, type=kind, **({"on": "classes"} if kind == "linear" else {}))
+
+    def test_a_row_of_each_label_makes_a_round_prototype(self) -> None:
+        few = [0, 4, 8]
+        assert sorted(Y[few].tolist()) == [0, 1, 2]
+        shrunk, plain = (fitted(Z[few], Y[few], type="prototype", shape=shape) for shape in ("shrunk", "round"))
+        torch.testing.assert_close(shrunk.matrix, plain.matrix)
+        assert bool(plain.matrix.any())
 
     @pytest.mark.parametrize("kind", TYPES)
     def test_of_a_vocabulary_it_keeps_the_likeliest_and_reads_no_more(self, kind: str) -> None:

@@ -74,7 +74,7 @@ class TestPrototypes:
     def test_too_few_classes_with_rows(self) -> None:
         mapping = _model(prototypes="rows", per_label=1).active_mapping()
         mapping.learn(torch.ones(2, 2), torch.tensor([4, 4]))
-        with pytest.raises(ConfigError, match="each of 2 target labels, and the base has 1"):
+        with pytest.raises(ConfigError, match="each of 2 target labels, and there are 1"):
             mapping.fit(torch.eye(2), torch.tensor([0, 1]))
 
     def test_ids_that_the_base_does_not_have(self) -> None:
@@ -119,7 +119,7 @@ def test_it_is_fitted_from_rows_and_read_from_classes(family: str) -> None:
 
 def test_more_labels_than_the_base_has_classes() -> None:
     """arabic-40 on 36 classes: the error names the mapping that can."""
-    with pytest.raises(ConfigError, match=r"1 source labels for each of 8 .* the base has 7.*linear maps any number"):
+    with pytest.raises(ConfigError, match=r"1 source labels for each of 8 .* there are 7.*linear maps any number"):
         _model(labels=[f"word {i}" for i in range(8)], per_label=1)
 
 

@@ -76,6 +76,34 @@ class TestYaml:
             read_yaml("!!python/object/apply:os.system ['true']", "recipe")
 
 
+class TestWords:
+    """The words of a mapping may stand in a file of their own (a thesaurus, say); the config then holds them."""
+
+    TEXT = (
+        TEXT.partition("preset")[0]
+        + """
+config: {program: prompt, mapping: {type: knowledge, words: words.json}}
+output: out
+"""
+    )
+
+    def test_from_the_recipes_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "words.json").write_text('{"no": [" bad", " awful"], "yes": [" good"]}')
+        made = load(written(tmp_path, self.TEXT))
+        assert made.config["mapping"]["words"] == {"no": [" bad", " awful"], "yes": [" good"]}
+
+    def test_from_where_the_command_is_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "words.json").write_text('{"no": [" bad"], "yes": [" good"]}')
+        (tmp_path / "other.yaml").write_text("{no: [' poor'], yes: [' fine']}")
+        monkeypatch.chdir(tmp_path)
+        made = load(written(tmp_path, self.TEXT), ["config.mapping.words=other.yaml"])
+        assert made.config["mapping"]["words"]["no"] == [" poor"]
+
+    def test_no_such_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"config\.mapping\.words: .*words\.json' is no file.*JSON or YAML"):
+            load(written(tmp_path, self.TEXT))
+
+
 class TestOverrides:
     """`key.sub=value`, the value in YAML, its paths from where the command is run."""
 
