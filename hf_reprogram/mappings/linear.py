@@ -49,6 +49,9 @@ class LinearConfig(EstimatedOptions):
     words: list[str] = option([], "Words whose logits are mapped, where on='rows'.")
     solver: str = option("ridge", "How the map is found.", choices=("ridge", "logistic", "gradient"))
     start: str = option("random", "Where the gradient solver starts.", choices=("random", "ridge", "logistic"))
+    rank: int | None = option(
+        None, "Of the gradient solver's matrix, trained as a product of two; None trains it whole.", low=1, high=10_000
+    )
     inverse_penalty: float = option(0.1, "C of the logistic solver, on standardised features.", low=1e-6, high=1e6)
     ids: list[int] | None = option(None, "Filled in: token ids of `words`.")
 
@@ -63,6 +66,9 @@ class LinearConfig(EstimatedOptions):
             raise ConfigError("LinearConfig.parts", what, "on='state' and pool='mean' or 'statistics'")
         if self.start != "random" and self.solver != "gradient":
             raise ConfigError("LinearConfig.start", f"{self.start!r} with solver={self.solver!r}", "solver='gradient'")
+
+        if self.rank is not None and self.solver != "gradient":
+            raise ConfigError("LinearConfig.rank", f"{self.rank} with solver={self.solver!r}", "solver='gradient'")
 
     def reads(self) -> tuple[str, ...]:
         return ({"rows": "rows", "source": "rows"}.get(self.on, self.on),)
@@ -88,11 +94,13 @@ class Linear(Mapping):
       themselves for regression) in closed form, the penalty chosen by exact leave-one-out error on the grid
       10^j tr(Z'Z) / min(N, K), j = -4 ... 3, Z centred (scikit-learn's RidgeCV, float64); one row per label: j = -1.
     - `logistic`: L2 logistic regression on standardised features; the standardisation is folded into the map.
-    - `gradient`: trained with the program, from small random numbers or from the ridge or logistic solution.
+    - `gradient`: trained with the program, from small random numbers or from the ridge or logistic solution; with
+      `rank`, as left @ right, which begin as the nearest product to that solution (its singular values).
 
     The first two are estimated once, by `fit_mapping(rows)` or at the start of training.
 
-    Shapes: readout (batch, K); matrix (classes, K); logits (batch, classes).
+    Shapes: readout (batch, K); matrix (classes, K), or left (classes, rank) and right (rank, K); logits
+    (batch, classes).
     """
 
     Options = LinearConfig
@@ -128,8 +136,16 @@ class Linear(Mapping):
             "source": lambda: backbone.head.size,
             "classes": lambda: backbone.classes,
         }[options.on]()
+        if options.rank is not None and options.rank >= min(len(labels), size):
+            what = f"{options.rank} of a matrix of {len(labels)} x {size}"
+            raise ConfigError("LinearConfig.rank", what, f"below {min(len(labels), size)}", "None trains it whole")
         matrix, bias = torch.zeros(len(labels), size), torch.zeros(len(labels))
-        if options.solver == "gradient":
+        if options.rank is not None:
+            self.left, self.right = (
+                nn.Parameter(torch.zeros(shape)) for shape in ((len(labels), options.rank), (options.rank, size))
+            )
+            self.bias = nn.Parameter(bias)
+        elif options.solver == "gradient":
             self.matrix, self.bias = nn.Parameter(matrix), nn.Parameter(bias)
         else:
             self.register_buffer("matrix", matrix)
@@ -139,8 +155,8 @@ class Linear(Mapping):
     def initialise(self, backbone: Any, generator: torch.Generator) -> None:
         if self.options.solver == "gradient":
             # Not zero: through a zero matrix no gradient would reach the program.
-            bound = self.matrix.shape[1] ** -0.5
-            self.matrix.copy_((torch.rand(self.matrix.shape, generator=generator) * 2 - 1) * bound)
+            for part in (self.matrix,) if self.options.rank is None else (self.left, self.right):
+                part.copy_((torch.rand(part.shape, generator=generator) * 2 - 1) * part.shape[1] ** -0.5)
 
     @property
     def _logistic(self) -> bool:
@@ -163,7 +179,11 @@ class Linear(Mapping):
         return Reading("rows", ids=tuple(self.options.ids) if self.options.on == "rows" else None)
 
     def forward(self, readout: Readout) -> Tensor:
-        return nn.functional.linear(readout.values.float(), self.matrix, self.bias)
+        return nn.functional.linear(readout.values.float(), self.whole(), self.bias)
+
+    def whole(self) -> Tensor:
+        """(classes, K) the matrix, however it is trained."""
+        return self.matrix if self.options.rank is None else self.left @ self.right
 
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
@@ -176,12 +196,17 @@ class Linear(Mapping):
                 matrix, bias, *_ = ridge(z, member, penalties_of(z, member))
         else:  # labels 0 and 1 become -1 and 1, so that a score above zero means yes
             matrix, bias, *_ = ridge(z, y * 2.0 - 1 if self.problem_type == "multi_label_classification" else y)
-        self.matrix.copy_(torch.from_numpy(matrix))
+        if self.options.rank is None:
+            self.matrix.copy_(torch.from_numpy(matrix))
+        else:
+            u, sizes, v = np.linalg.svd(matrix, full_matrices=False)
+            for part, found in ((self.left, u * sizes**0.5), (self.right, (v.T * sizes**0.5).T)):
+                part.copy_(torch.from_numpy(found[: part.shape[0], : part.shape[1]]))
         self.bias.copy_(torch.from_numpy(bias))
         self.fitted.fill_(1)
 
     def explain(self) -> dict[str, Any]:
-        norms, found = self.matrix.detach().norm(dim=1).tolist(), self.weights()
+        norms, found = self.whole().detach().norm(dim=1).tolist(), self.weights()
         return {
             "reads": self.options.on,
             "solver": self.options.solver,
@@ -192,9 +217,10 @@ class Linear(Mapping):
     def weights(self) -> tuple[list[str | int], Tensor] | None:
         if self.options.on == "state":
             return None
+        matrix = self.whole().detach()
         if self.options.on == "rows":
-            return list(self.options.words), self.matrix.detach()
-        return [self.names.get(k, k) for k in range(self.matrix.shape[1])], self.matrix.detach()
+            return list(self.options.words), matrix
+        return [self.names.get(k, k) for k in range(matrix.shape[1])], matrix
 
 
 def ridge(

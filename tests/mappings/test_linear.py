@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -173,3 +175,48 @@ def test_parts_of_a_text_follow_each_other(pool: str) -> None:
         assert len(part) == (32 if pool == "mean" else 64)
     with pytest.raises(UsageError, match="parts: 4, and a row has 3 positions"):
         model.reprogrammed.readout(model.collator()(["good"]), reading)
+
+
+class TestRank:
+    """matrix = left @ right, of fewer numbers than the matrix has."""
+
+    THREE = ["a", "b", "c"]
+
+    def _made(self, **options: Any) -> Any:
+        base, tokenizer = tiny("llama")
+        config = ReprogramConfig(
+            program={"type": "none", "template": "{text}{answer}"},
+            mapping=LinearConfig(on="state", solver="gradient", **options),
+            labels=self.THREE,
+        )
+        return get_reprogram_model(base, config, tokenizer)
+
+    def test_it_begins_as_the_nearest_product_to_ridge(self) -> None:
+        rows = [
+            {"text": text, "label": self.THREE[i % 3]} for i, text in enumerate(("good", "bad film", "so", "day") * 3)
+        ]
+        whole, low = (self._made(start="ridge", rank=rank) for rank in (None, 2))
+        for model in (whole, low):
+            model.fit_mapping(rows)
+        matrix = whole.active_mapping().whole().detach()
+        u, sizes, v = torch.linalg.svd(matrix, full_matrices=False)
+        torch.testing.assert_close(low.active_mapping().whole().detach(), u[:, :2] * sizes[:2] @ v[:2])
+        # One-hot labels sum to one, so the three rows of ridge's matrix sum to nothing: rank 2 loses nothing.
+        torch.testing.assert_close(logits_of(low, rows), logits_of(whole, rows), atol=1e-4, rtol=1e-4)
+
+    def test_from_random_numbers_both_parts_learn(self) -> None:
+        model = self._made(rank=1)
+        mapping = model.active_mapping()
+        assert {name: tuple(p.shape) for name, p in mapping.named_parameters()} == {
+            "left": (3, 1), "right": (1, model.backbone.state_size("answer", None, 1)), "bias": (3,)
+        }  # fmt: skip
+        model(**model.collator()([{"text": "good", "label": "a"}, {"text": "bad", "label": "b"}])).loss.backward()
+        assert all(bool(p.grad.any()) for p in mapping.parameters())
+
+    @pytest.mark.parametrize(("options", "says"), [
+        ({"rank": 3}, "rank: 3 of a matrix of 3 x .*below 3.*None trains it whole"),
+        ({"rank": 1, "solver": "ridge"}, "rank: 1 with solver='ridge'.*solver='gradient'"),
+    ])  # fmt: skip
+    def test_where_it_saves_nothing_it_is_refused(self, options: dict[str, Any], says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            LinearConfig(**options) if "solver" in options else self._made(**options)
