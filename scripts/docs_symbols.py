@@ -92,14 +92,20 @@ def remap(found: dict[str, Any] | None) -> str:
     return "\n".join(_end(found, [*lines, *told]))
 
 
-def infilling(found: dict[str, Any] | None) -> str:
-    """Recovery of every method, what ours gains over the frequencies, and the fold."""
-    if found is None:
-        return "Not measured yet."
+def infilling(found: list[dict[str, Any]]) -> str:
+    """Recovery of every method, what ours gains over the frequencies, and the fold, run by run.
+
+    Args:
+        found: the results of runs of different length.
+    """
+    return "\n\n".join(_filled(each) for each in found) or "Not measured yet."
+
+
+def _filled(found: dict[str, Any]) -> str:
     rows = _rows(found)
-    whole, varied = "whole loop", "varied residues"
+    whole, varied, epochs = "whole loop", "varied residues", found["settings"]["plan"]["epochs"]
     order = [method for task, method, metric in rows if (task, metric) == (whole, "recovery")]
-    lines = ["| share of residues found | whole loop | the three that vary |", "|---|--:|--:|"]
+    lines = [f"| share of residues found, {epochs} epochs | whole loop | the three that vary |", "|---|--:|--:|"]
     lines += [
         f"| `{method}` | {_said(rows[whole, method, 'recovery'])} | {_said(rows.get((varied, method, 'recovery')))} |"
         for method in order

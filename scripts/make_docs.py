@@ -548,7 +548,7 @@ def render(text: str) -> str:
         ("programs", under_programs(maybe("mapping_programs"))),
         ("select", chosen(maybe("select_study"))),
         ("blackbox", blackbox(maybe("blackbox"))),
-        ("infilling", infilling(maybe("infilling"))),
+        ("infilling", infilling([result(path.stem) for path in sorted(RESULTS.glob("infilling*.json"))])),
         ("speech", speech()),
         ("speech_program", speech_program()),
         ("series", series(result("voice2series"), maybe("voice2series_parity"))),

@@ -45,16 +45,17 @@ def test_remap_tells_its_share_and_what_training_adds() -> None:
 
 
 def test_infilling_tells_both_shares() -> None:
-    told = infilling(
-        _found(
-            ("whole loop", "ours:rxn-albert", "recovery", 74.0, ""),
-            ("varied residues", "ours:rxn-albert", "recovery", 40.0, ""),
-            ("whole loop", "ours:rxn-albert", "recovery_gain_over:classical:position frequency", 2.0, ""),
-        )
+    run = {"settings": {"plan": {"epochs": 4}}}
+    found = run | _found(
+        ("whole loop", "ours:rxn-albert", "recovery", 74.0, ""),
+        ("varied residues", "ours:rxn-albert", "recovery", 40.0, ""),
+        ("whole loop", "ours:rxn-albert", "recovery_gain_over:classical:position frequency", 2.0, ""),
     )
+    told = infilling([found, found])
+    assert told.count("share of residues found, 4 epochs") == 2
     assert "| `ours:rxn-albert` | 74.0 | 40.0 |" in told
     assert "- ours:rxn-albert over position frequency: +2.0 (+1.0 to +3.0)." in told
 
 
 def test_nothing_is_said_before_it_is_measured() -> None:
-    assert {remap(None), infilling(None), sequences([])} == {"Not measured yet."}
+    assert {remap(None), infilling([]), sequences([])} == {"Not measured yet."}
