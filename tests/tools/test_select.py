@@ -172,6 +172,14 @@ class TestSelect:
         assert gone.best is None and gone.verdict() == ["No model could be read."]
         assert "no" in gone.text() and gone.html()
 
+    def test_so_does_one_whose_outputs_are_nan(self) -> None:
+        base, tokenizer = tiny("bert-classifier")
+        with torch.no_grad():
+            base.classifier.weight[0, 0] = float("nan")
+        found = hr.select({"nan": (base, tokenizer), "good": tiny("bert-encoder")}, ROWS, **QUICK)
+        assert [e.model for e in found.entries] == ["good"]
+        assert "NaN or infinity for 6 of 6 rows" in found.failed["nan"] and "Fix:" in found.failed["nan"]
+
     def test_rows_of_the_source(self) -> None:
         base, tokenizer = tiny("bert-classifier")
         classes = list(base.config.id2label.values())
