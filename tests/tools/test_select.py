@@ -173,12 +173,22 @@ class TestSelect:
         assert "no" in gone.text() and gone.html()
 
     def test_so_does_one_whose_outputs_are_nan(self) -> None:
-        base, tokenizer = tiny("bert-classifier")
+        """Its first look goes through, on other words."""
+        base, tokenizer = tiny("bert-encoder")
         with torch.no_grad():
-            base.classifier.weight[0, 0] = float("nan")
+            base.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("good")] = float("nan")
         found = hr.select({"nan": (base, tokenizer), "good": tiny("bert-encoder")}, ROWS, **QUICK)
         assert [e.model for e in found.entries] == ["good"]
-        assert "NaN or infinity for 6 of 6 rows" in found.failed["nan"] and "Fix:" in found.failed["nan"]
+        assert "NaN or infinity for 1 of 6 rows" in found.failed["nan"] and "Fix:" in found.failed["nan"]
+
+    def test_and_one_whose_weights_are_nan_is_told_so(self) -> None:
+        base, tokenizer = tiny("bert-encoder")
+        with torch.no_grad():
+            for p in base.parameters():
+                p.fill_(float("nan"))
+        found = hr.select({"nan": (base, tokenizer), "good": tiny("bert-encoder")}, ROWS, **QUICK)
+        assert [e.model for e in found.entries] == ["good"]
+        assert "BertModel gives NaN or infinity" in found.failed["nan"] and "FAMILIES" not in found.failed["nan"]
 
     def test_rows_of_the_source(self) -> None:
         base, tokenizer = tiny("bert-classifier")
