@@ -15,7 +15,7 @@ from ..serve import labels_of, laid_out, score
 from .figures import COLOURS, _axes
 
 
-HALVED = "#009e73"  # of the distance, beside the three of COLOURS: told apart with any sight of colours
+HALVED = "#e080b8"  # of the distance, beside the three of COLOURS: told apart with any sight of colours
 
 
 def plot_selection(selection: Any, ax: Any = None) -> Any:
@@ -116,7 +116,8 @@ def plot_bound(history: Any, ax: Any = None) -> Any:
     )
     for key, name, colour, style, marker in lines:
         values = np.array([row[key] for row in history]) * (0.5 if key == "distance" else 1.0)
-        ax.plot(epochs, values, color=colour, linestyle=style, marker=marker, markersize=5, label=name)
+        width, size = (3.5, 8) if key == "bound" else (1.5, 5)
+        ax.plot(epochs, values, style, color=colour, linewidth=width, marker=marker, markersize=size, label=name)
     ax.axhline(2**0.5, color="0.85", zorder=0)  # above it the bound says nothing
     ax.set(
         xlabel="epoch", ylabel="mean |probabilities - one-hot|", ylim=(-0.04 * ax.get_ylim()[1], None)

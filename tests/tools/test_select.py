@@ -294,6 +294,7 @@ class TestVerdict:
         said = self.said(entry("m", 90, random=0.88))
         assert "Not shown to be better than random weights at its scale (88.0) on 100 rows" in said
         assert "random weights" not in self.said(entry("m", 90, random=0.6))
+        assert "random weights" in self.said(entry("m", 100, random=1.0))  # an interval of no width
 
     def test_what_more_rows_may_show(self) -> None:
         """A wide interval hides a difference; where random weights are better there is none to show."""

@@ -15,7 +15,7 @@ from .readings import NAMES
 
 
 CLEAR = 0.1  # of a measure's range: less is no disagreement
-WIDE = 0.05  # of an interval, up from the accuracy: a difference that matters may hide in it
+WIDE = 0.05  # of an interval, down from the accuracy: a difference that matters may hide in it
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ class Selection:
         simple = max((v, n) for v, n in ((self.majority, "majority"), (self.classical, self.counted)) if v == v)
         if best.low <= simple[0]:
             said.append(f"On these rows it is not shown to be better than {simple[1]} ({_percent(simple[0])}).")
-        gap, reach = best.accuracy - best.random.get("accuracy", 0.0), best.high - best.accuracy
-        if best.random and gap < reach:
-            random = f"random weights at its scale ({_percent(best.random['accuracy'])})"
-            more = ": more rows may show it" if gap > 0 and reach > WIDE else ""
-            said.append(f"Not shown to be better than {random} on {self.rows} rows{more}.")
+        random = best.random.get("accuracy", -1.0)
+        if best.low <= random:
+            more = ": more rows may show it" if random < best.accuracy and best.accuracy - best.low > WIDE else ""
+            what = f"random weights at its scale ({_percent(random)}) on {self.rows} rows{more}"
+            said.append(f"Not shown to be better than {what}.")
         rivals = [e.name for e in self.entries[1:] if _gap(best, e)[0] <= 0]
         if rivals:
             said.append(f"Not shown to be worse (paired, 95 %): {', '.join(rivals)}.")
