@@ -7,11 +7,13 @@ the name of the field, and nothing is rebuilt unless that is asked for.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from torch.utils.data import Dataset
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .backbone.base import tolerance
-from .errors import UsageError, first_line
+from .errors import ReprogramError, UsageError, first_line
 from .fingerprint import config_fields, processor_fingerprint, tensor_digest, weights_fingerprint
 from .tuner import foreign_adapters
 
@@ -183,7 +185,7 @@ def kept(
         fields: from `fields_of`.
         keys: from `row_keys`.
         compute: gives the features of some rows.
-        rebuild: write the cache anew, whatever it holds.
+        rebuild: write the cache anew, whatever it holds; what is no cache of ours is not touched.
         note: goes into `meta.json`, compared with nothing.
 
     Returns:
@@ -191,12 +193,14 @@ def kept(
         that was there are verified.
 
     Raises:
-        UsageError: a cache of something else, named; a damaged one; a full disk.
+        UsageError: a cache of something else, named; a damaged one; a folder of other files; a full disk.
     """
     folder = Path(folder)
     try:
-        meta = None if rebuild else _read_meta(folder)
-        if meta is None:
+        meta = _read_meta(folder)
+        if meta is not None and not meta["finished"] and not rebuild:
+            logger.warning("%s was left unfinished: its features are computed again.", folder)
+        if rebuild or meta is None or not meta["finished"]:
             return _load(folder, _write(folder, fields, keys, compute, note or {}))
         difference = _difference(meta["fields"], fields)
         if difference:
@@ -206,9 +210,10 @@ def kept(
         values = values if index == list(range(len(values))) else values[torch.tensor(index)]
         _verify(folder, values, keys, compute, tolerance(_coarsest(owner.backbone.base)))
     except (OSError, ValueError) as error:
-        if isinstance(error, UsageError):
+        if isinstance(error, ReprogramError):
             raise
-        raise _refused(folder, f"could not be used ({first_line(error)})") from error
+        what = f"could not be used ({first_line(error)})"
+        raise UsageError(f"cache {str(folder)!r}", what, "a folder that can be read and written") from error
     return values
 
 
@@ -216,24 +221,37 @@ def _refused(folder: Path, what: str) -> UsageError:
     return UsageError(f"cache {str(folder)!r}", what, None, "another folder, or rebuild=True to write it anew")
 
 
+def _foreign(folder: Path, what: str, fix: str) -> UsageError:
+    """Of what is not ours to write into: `rebuild` does not help."""
+    return UsageError(f"cache {str(folder)!r}", what, "a cache of ours, an empty folder, or none yet", fix)
+
+
 def _read_meta(folder: Path) -> dict[str, Any] | None:
-    """What a finished cache says of itself; None where there is none, or where a writer was stopped."""
+    """What a cache of ours says of itself, finished or not; None where the folder is empty or not there yet.
+
+    Raises:
+        UsageError: a file where the folder should be, or a folder that is someone else's.
+    """
+    file = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
+    if file is not None:
+        raise _foreign(folder, f"{str(file)!r} is a file", "name a folder")
     path = folder / META_FILE
     if not path.exists():
-        if (folder / FEATURES_FILE).exists():
-            raise _refused(folder, f"holds a {FEATURES_FILE} and no {META_FILE}: not ours")
+        found = folder.iterdir() if folder.is_dir() else ()
+        # Of hidden files some are left by a writer of ours that was killed, others put into any folder (.gitkeep).
+        others = sorted(path.name for path in found if not path.is_dir() and not path.name.startswith("."))
+        if others:
+            shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+            raise _foreign(folder, f"holds {shown}: not ours", "a folder inside it, or another one")
         return None
     try:
         meta = json.loads(path.read_bytes())
-        known = isinstance(meta, dict) and isinstance(meta["fields"], dict) and isinstance(meta["rows"], list)
-        finished = meta["finished"]
+        known = isinstance(meta["fields"], dict) and isinstance(meta["rows"], list) and "finished" in meta
     except (ValueError, KeyError, TypeError, RecursionError):
-        known = finished = False
+        known = False
     if not known:
-        raise _refused(folder, f"has a {META_FILE} that is damaged or not ours")
-    if not finished:
-        logger.warning("%s was left unfinished: its features are computed again.", folder)
-        return None
+        fix = "another folder; where it is a cache that was damaged, delete the folder"
+        raise _foreign(folder, f"has a {META_FILE} that is damaged or not ours", fix)
     return meta
 
 
@@ -295,9 +313,22 @@ def _new_file(path: Path, shape: tuple[int, ...]) -> np.memmap:
     """A file of its full size. The room is taken now: a mapped write on a full disk ends the process."""
     values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on a Mac
-        with path.open("r+b") as file:
+        with _room(path.parent, values.nbytes), path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return values
+
+
+@contextmanager
+def _room(folder: Path, size: int) -> Iterator[None]:
+    """A full disk is told in bytes: computing anew would not help."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        what = f"the disk is full, or your share of it: {size:,} bytes are needed"
+        what += f", {shutil.disk_usage(folder).free:,} are free"
+        raise UsageError(f"cache {str(folder)!r}", what, None, "make room, or a folder on another disk") from error
 
 
 def _file_digest(values: np.ndarray) -> str:
@@ -307,7 +338,8 @@ def _file_digest(values: np.ndarray) -> str:
 def _replace(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.write_bytes(content)
+        with _room(path.parent, len(content)):
+            beside.write_bytes(content)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -317,7 +349,14 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _load(folder: Path, meta: Mapping[str, Any]) -> Tensor:
-    mapped = np.lib.format.open_memmap(folder / FEATURES_FILE, mode="c")
+    path = folder / FEATURES_FILE
+    if not path.exists():
+        raise _refused(folder, f"has no {FEATURES_FILE}")
+    try:
+        mapped = np.lib.format.open_memmap(path, mode="c")
+    except ValueError as error:  # numpy's words are of its own inside ("mmap length is greater than file size")
+        what = f"{FEATURES_FILE} is cut short or damaged: its {path.stat().st_size:,} bytes are no table"
+        raise _refused(folder, f"{what} of {meta.get('shape')}") from error
     if list(mapped.shape) != meta.get("shape") or mapped.dtype != np.float32 or len(mapped) != len(meta["rows"]):
         raise _refused(folder, f"{FEATURES_FILE} is {mapped.shape} {mapped.dtype}, not what its meta says")
     if mapped.nbytes > IN_MEMORY:

@@ -211,7 +211,8 @@ def method_class(kind: str, name: str, where: str = "") -> type:
     elif name in _foreign(kind):
         found = _load(_foreign(kind)[name])
     else:
-        raise ConfigError(where or kind, f"unknown {kind} {name!r}", fix=did_you_mean(name, names(kind)))
+        fix = f"{did_you_mean(name, names(kind))}; hf-reprogram methods says what each {kind} does"
+        raise ConfigError(where or kind, f"unknown {kind} {name!r}", fix=fix)
     cls = _method_in(found, name) if isinstance(found, ModuleType) else found
     if cls.Options.type != name or cls.Options.kind != kind:
         raise UsageError(

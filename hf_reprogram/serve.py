@@ -207,7 +207,7 @@ def frozen_rows(
         rows: dict rows, or a dataset.
         cache: a folder that keeps the features for later runs; None keeps them in memory. It is used where base,
             tokenizer, program and reading are the same, whatever the order of the rows; else refused.
-        rebuild: write the cache anew.
+        rebuild: write the cache anew; a folder of other files is refused all the same.
         batch_size: rows per forward.
         features: what integer labels stand for; a dataset brings its own.
 

@@ -400,8 +400,9 @@ class TestUnfinished:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(features.os, "posix_fallocate", full)
-        with pytest.raises(UsageError, match="No space left"):
+        with pytest.raises(UsageError, match=r"disk is full.* 768 bytes are needed, [\d,]+ are free") as error:
             built().fit_mapping(ROWS, cache=tmp_path)
+        assert "rebuild" not in str(error.value)
         assert meta_of(tmp_path)["finished"] is False and not (tmp_path / FEATURES_FILE).exists()
 
 
@@ -433,13 +434,52 @@ class TestDamage:
     @pytest.mark.parametrize("data", [b"", b"\x93NUMPY", b"PK\x03\x04"])
     def test_no_table_at_all(self, folder: Path, data: bytes) -> None:
         (folder / FEATURES_FILE).write_bytes(data)
-        refused(built(), folder, "could not be used")
+        refused(built(), folder, f"cut short or damaged: its {len(data)} bytes")
+
+    def test_cut_short(self, folder: Path) -> None:
+        path = folder / FEATURES_FILE
+        path.write_bytes(path.read_bytes()[:-100])
+        refused(built(), folder, r"cut short or damaged: its 796 bytes are no table of \[6, 32\]")
+
+    def test_gone(self, folder: Path) -> None:
+        (folder / FEATURES_FILE).unlink()
+        refused(built(), folder, f"has no {FEATURES_FILE}")
+        assert torch.equal(fitted(built(), cache=folder, rebuild=True), fitted(built()))
+
+
+class TestNotOurs:
+    """What is no cache of ours is not written into, whatever is asked for."""
+
+    @pytest.mark.parametrize("rebuild", [False, True])
+    @pytest.mark.parametrize(
+        "files",
+        [{META_FILE: '{"of": "a stranger"}'}, {"thesis.tex": "x", "b": "", "c": "", "d": ""}],
+        ids=["meta", "any"],
+    )
+    def test_a_folder_of_other_files(self, tmp_path: Path, files: dict[str, str], rebuild: bool) -> None:
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+        with pytest.raises(UsageError, match=r"not ours.*an empty folder") as error:
+            built().frozen_rows(ROWS, cache=tmp_path, rebuild=rebuild)
+        assert "rebuild" not in str(error.value)
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+    def test_only_ours_is_replaced(self, folder: Path) -> None:
+        (folder / "notes.txt").write_text("kept")
+        (folder / "deeper").mkdir()
+        model = built(change=lambda base, tokenizer: tiny("llama", seed=1))
+        model.frozen_rows(ROWS, cache=folder, rebuild=True)
+        assert sorted(path.name for path in folder.iterdir()) == ["deeper", FEATURES_FILE, META_FILE, "notes.txt"]
+        model.frozen_rows(ROWS, cache=folder / "deeper")
+        assert (folder / "notes.txt").read_text() == "kept"
 
     def test_a_table_of_someone_else(self, tmp_path: Path) -> None:
         np.save(tmp_path / FEATURES_FILE, np.zeros(3))
         refused(built(), tmp_path, "not ours")
 
-    def test_a_file_where_the_folder_should_be(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("below", ["file", "file/deeper/still"])
+    def test_a_file_where_the_folder_should_be(self, tmp_path: Path, below: str) -> None:
         (tmp_path / "file").write_text("")
-        with pytest.raises(UsageError, match="could not be used"):
-            built().fit_mapping(ROWS, cache=tmp_path / "file")
+        with pytest.raises(UsageError, match=r"file' is a file.*name a folder") as error:
+            built().fit_mapping(ROWS, cache=tmp_path / below)
+        assert "rebuild" not in str(error.value)

@@ -7,6 +7,7 @@ forward does something unheard of, shows here and not as a wrong accuracy (T§0.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +36,7 @@ def probe(backbone: Backbone) -> dict[str, float]:
         it); or `features`.
 
     Raises:
-        BaseModelError: a difference above `tolerance`, with the numbers seen.
+        BaseModelError: a difference above `tolerance`, with the numbers seen; NaN.
     """
     if backbone.modality == "audio":
         return _heard(backbone)
@@ -50,6 +51,9 @@ def probe(backbone: Backbone) -> dict[str, float]:
             "a base of a family that the README's table of families lists",
             did_you_mean(backbone.base.config.model_type, FAMILIES),
         ) from error
+    if not all(map(math.isfinite, seen.values())):  # no family's fault
+        fix = "weights that are whole; dtype=torch.float32 where a half type overflows"
+        raise BaseModelError("model", f"{type(backbone.base).__name__} gives NaN or infinity", "finite numbers", fix)
     allowed = tolerance(backbone.dtype)
     if not has_row(backbone.base) and getattr(backbone.base.config, "quantization_config", None):
         allowed = ROUGH  # what a product in 8 bits gives hangs on the rows beside

@@ -40,10 +40,10 @@ def as_flags(*more: tuple[str, str]) -> Iterator[None]:
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
     """`--label`, `--label-names`, `--column` and what names a part of a dataset on the Hub."""
-    parser.add_argument("--label", default="label", metavar="COLUMN", help="column of the labels")
+    parser.add_argument("--label", default="label", metavar="COLUMN", help="column of the labels; default %(default)s")
     parser.add_argument("--label-names", metavar="A,B", help="what integer labels stand for, in the order of ids")
     parser.add_argument("--column", action="append", default=[], metavar="NAME=COLUMN", help="column of the template")
-    parser.add_argument("--split", default="test", help="of a Hub name")
+    parser.add_argument("--split", default="test", help="of a Hub name; default %(default)s")
     parser.add_argument("--subset", help="of a Hub name")
     parser.add_argument("--revision", help="of a Hub name")
 

@@ -19,7 +19,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("program", metavar="PROGRAM", help="a folder made by save_pretrained, or a repo id")
     parser.add_argument("rows", metavar="ROWS", nargs="+", help="json, jsonl, csv, tsv, parquet, also .gz; a Hub name")
     add_columns(parser)
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="rows in one pass")
+    parser.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="rows in one pass; default %(default)s"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -48,7 +48,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="rows; - is stdin, the default")
     parser.add_argument("--audio", metavar="SOUND", nargs="+", help="audio files, in the place of FILE")
     parser.add_argument("--text", metavar="COLUMN", help="the column that stands for the template's first one")
-    parser.add_argument("--batch-size", metavar="N", type=_count, default=32, help="rows per forward; 32")
+    parser.add_argument(
+        "--batch-size", metavar="N", type=_count, default=32, help="rows per forward; default %(default)s"
+    )
     parser.add_argument("--top-k", metavar="K", type=_count, help="also a list `top` of the K best labels")
     parser.add_argument("--output", metavar="FILE", help="instead of stdout; until all is done it is called FILE.part")
 

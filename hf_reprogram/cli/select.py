@@ -30,13 +30,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_columns(parser)
     parser.set_defaults(split="train")
     parser.add_argument("--template", help="of a text; the text alone, and an answer slot where the model answers")
-    parser.add_argument("--count", type=int, default=256, metavar="N", help="rows that are looked at")
-    parser.add_argument("--gradients", type=int, default=32, metavar="N", help="of them for the gradients; 0: none")
     parser.add_argument(
-        "--random-seeds", type=int, default=3, metavar="N", help="seeds of random weights beside; 0: none"
+        "--count", type=int, default=256, metavar="N", help="rows that are looked at; default %(default)s"
+    )
+    parser.add_argument(
+        "--gradients",
+        type=int,
+        default=32,
+        metavar="N",
+        help="of them for the gradients; 0: none; default %(default)s",
+    )
+    parser.add_argument(
+        "--random-seeds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="seeds of random weights beside; 0: none; default %(default)s",
     )
     parser.add_argument("--source-data", nargs="+", metavar="ROWS", help="rows of what the models were made for")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample; default %(default)s")
     for kind in ("json", "markdown", "html"):
         parser.add_argument(f"--{kind}", metavar="FILE", help=f"write the report as {kind} too")
 

@@ -85,6 +85,7 @@ class Residual(ScoreMapping):
     one_each = True  # whether each target label needs a source label of its own
     paper = "2202.10629"
     example = {"sources": 4}
+    tries = ({},)
 
     def __init__(self, options: ResidualConfig, backbone: Any, labels: list[str], problem_type: str) -> None:
         super().__init__(options, backbone, labels, problem_type)

@@ -15,6 +15,9 @@ from ..serve import labels_of, laid_out, score
 from .figures import COLOURS, _axes
 
 
+HALVED = "#e080b8"  # of the distance, beside the three of COLOURS: told apart with any sight of colours
+
+
 def plot_selection(selection: Any, ax: Any = None) -> Any:
     """Accuracy of each entry of `select` with its interval, random weights beside it, simple guesses as lines.
 
@@ -106,15 +109,18 @@ def plot_bound(history: Any, ax: Any = None) -> Any:
     ax = _axes(ax, (6.0, 4.0))
     epochs = [row["epoch"] for row in history]
     lines = (
-        ("bound", "bound", COLOURS["heard"], "-"),
-        ("risk", "target risk", COLOURS["added"], "-"),
-        ("source_risk", "source risk", COLOURS["clip"], "--"),
-        ("distance", "distance of the scores, halved", COLOURS["heard"], ":"),
+        ("bound", "bound", COLOURS["heard"], "-", "o"),
+        ("risk", "target risk", COLOURS["added"], "-.", "s"),
+        ("source_risk", "source risk", COLOURS["clip"], "--", "^"),
+        ("distance", "distance of the scores, halved", HALVED, ":", "x"),  # often on the bound, so drawn over it
     )
-    for key, name, colour, style in lines:
+    for key, name, colour, style, marker in lines:
         values = np.array([row[key] for row in history]) * (0.5 if key == "distance" else 1.0)
-        ax.plot(epochs, values, color=colour, linestyle=style, marker=".", label=name)
+        width, size = (3.5, 8) if key == "bound" else (1.5, 5)
+        ax.plot(epochs, values, style, color=colour, linewidth=width, marker=marker, markersize=size, label=name)
     ax.axhline(2**0.5, color="0.85", zorder=0)  # above it the bound says nothing
-    ax.set(xlabel="epoch", ylabel="mean |probabilities - one-hot|", ylim=(0, None))
+    ax.set(
+        xlabel="epoch", ylabel="mean |probabilities - one-hot|", ylim=(-0.04 * ax.get_ylim()[1], None)
+    )  # a risk of 0 is seen above the axis
     ax.legend(frameon=False, fontsize=8)
     return ax.figure

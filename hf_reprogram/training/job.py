@@ -29,7 +29,7 @@ from .arguments import training_arguments
 from .checkpoints import last_whole
 from .estimation import estimate
 from .recipe import BaseRecipe, Recipe
-from .search import search_mappings
+from .search import by_reason, search_mappings
 from .trainer import ReprogramTrainer, make_trainer, parameter_groups
 
 
@@ -173,10 +173,9 @@ def _search(
     """Give the config the best mapping; the record of what was tried."""
     base.to(device)
     found = search_mappings(base, config, rows.train, processor, features=rows.names, seed=recipe.seed)
-    for trial in found.trials:
-        say(f"{100 * trial.accuracy:6.1f} +- {100 * trial.error:.1f}  {trial.name}")
-    for name, why in found.left_out.items():
-        logger.info("%s was not tried: %s", name, why)
+    say("\n".join([*found.table(), f"taken: {found.best.name}"]))
+    for line in by_reason(found.left_out):
+        logger.info("not tried: %s", line)
     # Ranks may see other last digits: all take what the first one found.
     (config.mapping,) = broadcast_object_list([found.best.options])
     return {"mapping_search": {t.name: {"accuracy": t.accuracy, "error": t.error} for t in found.trials}}

@@ -65,13 +65,18 @@ class Search:
         """The first."""
         return self.trials[0]
 
-    def show(self) -> None:
-        """Print what was tried, best first, and what could not be."""
+    def table(self) -> list[str]:
+        """A head, and a line for each that was tried, best first."""
         width = max(len(trial.name) for trial in self.trials)
+        lines = [f"{'mapping':{width}}  accuracy, % +- error  numbers"]
         for trial in self.trials:
-            print(f"{trial.name:{width}}  {100 * trial.accuracy:5.1f} +- {100 * trial.error:.1f}  {trial.numbers:,}")
-        for name, why in self.left_out.items():
-            print(f"{name} was not tried: {why}")
+            error = f"{100 * trial.accuracy:8.1f}    +- {100 * trial.error:<5.1f}"
+            lines.append(f"{trial.name:{width}}  {error}  {trial.numbers:>7,}")
+        return lines
+
+    def show(self) -> None:
+        """Print what was tried, best first, and what could not be, a line for each reason."""
+        print("\n".join([*self.table(), *(f"not tried: {line}" for line in by_reason(self.left_out))]))
 
 
 def search_mappings(
@@ -116,11 +121,17 @@ def search_mappings(
         collator, made = laid_out(wrapped, rows, features)
         able, left_out = _able(wrapped, config, given, len(made), seed)
         if not able:
-            raise UsageError("search_mappings", "no mapping can be tried", "one that is estimated", _listed(left_out))
+            raise UsageError(
+                "search_mappings", "no mapping can be tried", "one that is estimated", "; ".join(by_reason(left_out))
+            )
         values, y = _read(wrapped, collator, made, {_reading(m) for m in able.values()}, batch_size)
         trials = []
         parts = _folds(y, folds, seed)
         for name, mapping in able.items():
+            odd = int(values[_reading(mapping)].isnan().flatten(1).any(1).sum())
+            if odd:  # said once for all, and not in the words of each solver
+                left_out[name] = f"the base gives NaN for {odd} of {len(y)} rows"
+                continue
             try:
                 right = _judged(mapping, values, y, parts)
             except (ReprogramError, ValueError) as error:  # scikit-learn's and scipy's own
@@ -132,7 +143,9 @@ def search_mappings(
     finally:
         wrapped.unload()
     if not trials:
-        raise UsageError("search_mappings", "no mapping could be fitted", "one that can", _listed(left_out))
+        raise UsageError(
+            "search_mappings", "no mapping could be fitted", "one that can", "; ".join(by_reason(left_out))
+        )
     trials.sort(key=lambda t: (-t.accuracy, t.numbers))
     return Search(trials, left_out)
 
@@ -160,7 +173,7 @@ def _able(
         try:
             wrapped.add_adapter("tried", part, seed=seed)
         except ReprogramError as error:
-            left_out[trial.name] = " ".join(str(error).split())
+            left_out[trial.name] = _reason(error, options.type)
             continue
         wrapped.set_adapter("tried")
         mapping = wrapped.active_mapping()
@@ -220,5 +233,24 @@ def _judged(
     return right
 
 
-def _listed(left_out: dict[str, str]) -> str:
-    return "; ".join(f"{name}: {why}" for name, why in left_out.items())
+def _reason(error: ReprogramError, name: str) -> str:
+    """Why a mapping cannot be had, in words that are the same for each that shares the reason, and without the fix:
+    the others are tried anyway."""
+    what = " ".join((error.what or error.where).replace(repr(name), "it").replace(f"the {name} ", "it ").split())
+    if not error.what or error.where == "ReprogramConfig.mapping":
+        return what
+    return f"{error.where}: {what}" + (f". Expected {error.expected}" if error.expected else "")
+
+
+def by_reason(left_out: dict[str, str]) -> list[str]:
+    """A line for each reason, with all that it holds for.
+
+    Example:
+
+        >>> by_reason({"a": "no classes", "b": "no words", "c": "no classes"})
+        ['a, c: no classes', 'b: no words']
+    """
+    held: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        held.setdefault(why, []).append(name)
+    return [f"{', '.join(named)}: {why}" for why, named in held.items()]

@@ -67,3 +67,16 @@ def test_a_browser_shows_the_page(folder: Path, tmp_path: Path) -> None:
     ).stdout  # fmt: skip
     assert shown.count("<tr>") == page.read_text().count("<tr>") > 4
     assert float(shown.split("<title>")[1].split("</title>")[0]) > 300  # the figure is drawn, pixels wide
+
+
+def test_the_help_shows_what_is_meant_where_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["select", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for flag, default in (
+        ("--count N", 256),
+        ("--gradients N", 32),
+        ("--random-seeds N", 3),
+        ("--split SPLIT", "train"),
+    ):
+        assert f"default {default}" in shown.split(f"{flag} ")[-1].split(" --")[0]

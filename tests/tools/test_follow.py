@@ -77,9 +77,13 @@ def test_the_curve() -> None:
         {"epoch": float(i), "bound": 2.0 - i, "risk": 1.0 - 0.2 * i, "source_risk": 0.3, "distance": 3.4 - 2 * i}
         for i in range(2)
     ]
-    lines = hr.plot_bound(history).axes[0].get_lines()
+    axes = hr.plot_bound(history).axes[0]
+    lines = axes.get_lines()
     assert [list(line.get_ydata()) for line in lines[:3]] == [[2.0, 1.0], [1.0, 0.8], [0.3, 0.3]]
     assert list(lines[3].get_ydata()) == [1.7, pytest.approx(0.7)]
+    for told in ("get_color", "get_linestyle", "get_marker"):  # lines that lie on each other are told apart
+        assert len({getattr(line, told)() for line in lines[:4]}) == 4
+    assert axes.get_ylim()[0] < 0.0  # and from the axis
 
 
 def test_what_cannot_be_followed() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import hf_reprogram as hr
-from hf_reprogram.errors import ConfigError, UsageError
+from hf_reprogram.errors import ConfigError, DataError, UsageError
 from hf_reprogram.metrics import calibration
 from hf_reprogram.testing import ROWS, build, program_config
 from hf_reprogram.tools import metrics
+from hf_reprogram.tools.distances import sliced_wasserstein, together
 
 
 LOGITS = np.array([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0], [1.0, 0.5]])
@@ -57,6 +59,41 @@ def test_alignment_sees_no_scale_and_no_offset_of_both_together() -> None:
     assert far(x, x) == pytest.approx(0.0, abs=1e-6)
     assert far(50 * x + 3, 50 * y + 3) == pytest.approx(far(x, y), rel=1e-4)
     assert far(x, y + 5) > far(x, y)
+
+
+def test_alignment_of_sets_of_unequal_size() -> None:
+    metric = hr.load_metric("alignment")
+    x, y = np.random.default_rng(0).normal(size=(10, 3)), np.random.default_rng(1).normal(size=(12, 3))
+    whole = metric.compute(predictions=x, references=y)["alignment"]
+    assert whole == pytest.approx(sliced_wasserstein(*together(x, y))[0], rel=1e-5)
+    metric.add_batch(predictions=x[:7], references=y[:3])
+    metric.add_batch(predictions=x[7:], references=y[3:])
+    assert metric.compute()["alignment"] == pytest.approx(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "says"),
+    [
+        ("alignment", ([[1.0, 2.0]], [[1.0]]), r"references\): 1 numbers a row, and the predictions have 2"),
+        ("alignment", ([1, 0], [0, 1]), r"alignment\(predictions\): an array of shape \(2,\).*\(rows, numbers\)"),
+        ("calibration_error", ([1, 0], [0, 1]), r"shape \(2,\).*Fix: give probabilities"),
+        ("calibration_error", (LOGITS, TRUTH), "numbers from 0 to 3.*Fix: give probabilities"),
+        ("calibration_error", ([[0.5, 0.5], [1.0]], [0, 1]), "rows of different length.*Fix: give probabilities"),
+        ("calibration_error", ([[0.5, np.nan]], [0]), "NaN.*Fix: give probabilities"),
+    ],
+)
+def test_what_is_no_such_input(name: str, given: tuple[Any, Any], says: str) -> None:
+    metric = hr.load_metric(name)
+    with pytest.raises(DataError, match=says):
+        metric.compute(predictions=given[0], references=given[1])
+    chances = [[0.5, 0.5], [0.25, 0.75]]  # and it goes on
+    assert metric.compute(predictions=chances, references=chances if name == "alignment" else [0, 1])[name] >= 0
+
+
+def test_an_unknown_name_lists_the_choices_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        hr.load_metric("nosuch")
+    assert str(error.value).count("macro_f1") == 1
 
 
 @pytest.mark.parametrize(

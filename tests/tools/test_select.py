@@ -172,6 +172,24 @@ class TestSelect:
         assert gone.best is None and gone.verdict() == ["No model could be read."]
         assert "no" in gone.text() and gone.html()
 
+    def test_so_does_one_whose_outputs_are_nan(self) -> None:
+        """Its first look goes through, on other words."""
+        base, tokenizer = tiny("bert-encoder")
+        with torch.no_grad():
+            base.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("good")] = float("nan")
+        found = hr.select({"nan": (base, tokenizer), "good": tiny("bert-encoder")}, ROWS, **QUICK)
+        assert [e.model for e in found.entries] == ["good"]
+        assert "NaN or infinity for 1 of 6 rows" in found.failed["nan"] and "Fix:" in found.failed["nan"]
+
+    def test_and_one_whose_weights_are_nan_is_told_so(self) -> None:
+        base, tokenizer = tiny("bert-encoder")
+        with torch.no_grad():
+            for p in base.parameters():
+                p.fill_(float("nan"))
+        found = hr.select({"nan": (base, tokenizer), "good": tiny("bert-encoder")}, ROWS, **QUICK)
+        assert [e.model for e in found.entries] == ["good"]
+        assert "BertModel gives NaN or infinity" in found.failed["nan"] and "FAMILIES" not in found.failed["nan"]
+
     def test_rows_of_the_source(self) -> None:
         base, tokenizer = tiny("bert-classifier")
         classes = list(base.config.id2label.values())
@@ -190,7 +208,9 @@ class TestSelect:
         [
             ([{"text": "so good"}], {}, r"select\(rows\)\[0\]\['label'\].*missing"),
             ([{"text": "so good", "label": "a"}] * 4, {}, "at least two"),
-            (ROWS, {"labels": ["negative", "positive", "neutral"]}, "no row of .'neutral'."),
+            (ROWS, {"labels": ["negative", "positive", "neutral"]}, "no row of 'neutral' among 6 rows"),
+            (ROWS[:2], {}, "one row of 'negative', 'positive' among 2 rows.*two rows of every label"),
+            (ROWS[:3], {}, "one row of 'negative' among 3 rows"),
             (ROWS, {"labels": ["negative", "negative"]}, "each label once"),
             ([{**row, "label": 0} for row in ROWS], {"labels": LABELS}, "nothing says which label"),
             (ROWS, {"count": 2}, "count.*at least 3"),
@@ -236,17 +256,28 @@ class TestSimple:
         rng = np.random.default_rng(0)
         waves = [np.sin(2 * np.pi * (300, 2000)[c] * time) + 0.1 * rng.normal(size=8000) for c in y]
         rows = [{"audio": {"array": wave.astype("f4"), "sampling_rate": 16000}} for wave in waves]
-        assert simple(rows, y, ["text"]) == ("log-mels", 1.0)
+        assert simple(rows, y, ["text"]) == ("log-mels", 1.0, "")
         assert bands(rows).shape == (20, 320)
 
     def test_series_of_different_length(self) -> None:
         y = np.tile([0, 1], 10)
         rows = [{"series": np.linspace(0, (-1, 1)[label], 20 + i).tolist()} for i, label in enumerate(y)]
-        assert simple(rows, y, ["text"]) == ("the series itself", 1.0)
+        assert simple(rows, y, ["text"]) == ("the series itself", 1.0, "")
         np.testing.assert_allclose(points(rows)[:, [0, -1]], np.stack([np.zeros(20), 2 * y - 1], 1))
 
-    def test_one_row_of_a_label(self) -> None:
-        assert np.isnan(simple([{"text": "a"}, {"text": "b"}, {"text": "c"}], np.array([0, 0, 1]), ["text"])[1])
+    @pytest.mark.parametrize(
+        ("texts", "y", "says"),
+        [
+            ("abc", [0, 0, 1], "none, as a label has one row"),
+            (["a", " ", "c", "d"], [0, 0, 1, 1], r"none, as rows[1] has no text in text"),
+            ("abcd", [0, 0, 1, 1], "2 folds and not five, as a label has only 2 rows"),
+        ],
+    )
+    def test_it_says_why_there_is_none_or_fewer_folds(self, texts: list[str], y: list[int], says: str) -> None:
+        _, value, aside = simple([{"text": text} for text in texts], np.array(y), ["text"])
+        assert says in aside and np.isnan(value) == aside.startswith("none")
+        found = Selection([entry("m", 80)], {}, ["a", "b"], 100, 0.5, value, 1, "TF-IDF", aside)
+        assert f"TF-IDF: {says}" in found.text() and says in found.to_dict()["aside"]
 
 
 class TestVerdict:
@@ -260,8 +291,16 @@ class TestVerdict:
         assert "not shown" not in self.said(entry("m", 95), classical=0.75)
 
     def test_random_weights_that_do_as_well(self) -> None:
-        assert "Random weights" in self.said(entry("m", 90, random=0.88))
-        assert "Random weights" not in self.said(entry("m", 90, random=0.6))
+        said = self.said(entry("m", 90, random=0.88))
+        assert "Not shown to be better than random weights at its scale (88.0) on 100 rows" in said
+        assert "random weights" not in self.said(entry("m", 90, random=0.6))
+        assert "random weights" in self.said(entry("m", 100, random=1.0))  # an interval of no width
+
+    def test_what_more_rows_may_show(self) -> None:
+        """A wide interval hides a difference; where random weights are better there is none to show."""
+        assert "on 100 rows: more rows may show it." in self.said(entry("m", 42, random=0.35))
+        assert "on 100 rows." in self.said(entry("m", 42, random=0.45))
+        assert "on 100 rows." in self.said(entry("m", 99, random=0.985))
 
     def test_rivals_within_chance(self) -> None:
         said = self.said(entry("m", 90), entry("near", 89), entry("far", 60))

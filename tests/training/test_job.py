@@ -104,7 +104,10 @@ def test_the_mapping_is_searched_on_the_rows_to_learn_from(
     assert seen == [18] and "verbalizer" in tried and "linear (pool mean)" in tried
     best = max(tried.values(), key=lambda t: t["accuracy"])["accuracy"]
     chosen = next(t for name, t in tried.items() if name.split(" ")[0] == result.model.active_mapping().options.type)
-    assert chosen["accuracy"] == best and re.search(r"\+- .*linear \(pool mean\)", capsys.readouterr().out)
+    assert chosen["accuracy"] == best
+    shown = capsys.readouterr().out
+    assert re.search(r"^mapping +accuracy.*\n(.*\n)*linear \(pool mean\) .*\+- ", shown, re.MULTILINE)
+    assert re.search(rf"^taken: {result.model.active_mapping().options.type}\b", shown, re.MULTILINE)
     assert main(["train", str(recipe), "--mapping-search", "data.streaming=true"]) == 2
     assert "no folds can be made" in capsys.readouterr().err
 

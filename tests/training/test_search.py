@@ -28,8 +28,16 @@ def config(program: Any = "none", mapping: Any = MEAN, **more: Any) -> hr.Reprog
     ("family", "template", "names"),
     [
         ("bert-encoder", "{text}", {"linear (pool mean)", "linear (pool statistics)"}),
-        ("bert-classifier", "{text}", {"linear (on classes)", "bayesian", "labels", "prototype", "transport", "auto"}),
-        ("llama", "{text}{answer}", {"linear", "linear (on source)", "bayesian", "prototype (shape shrunk)"}),
+        (
+            "bert-classifier",
+            "{text}",
+            {"linear (on classes)", "bayesian", "labels", "prototype", "transport", "auto", "residual"},
+        ),
+        (
+            "llama",
+            "{text}{answer}",
+            {"linear", "linear (on source)", "bayesian", "prototype (shape shrunk)", "residual"},
+        ),
     ],
 )
 def test_what_a_base_and_a_template_allow_is_tried_and_the_base_given_back(
@@ -59,6 +67,30 @@ def test_the_accuracy_is_that_of_fits_on_the_other_folds() -> None:
     assert trial.accuracy == np.mean(right) and trial.numbers == 2 * z.shape[1] + 2
     assert fixed_penalty(z) > 0
     model.unload()
+
+
+def test_it_shows_a_head_and_a_line_for_each_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    base, tokenizer = tiny("bert-encoder")
+    found = hr.search_mappings(base, config(), ROWS * 2, tokenizer)
+    found.show()
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["mapping", "accuracy,", "%", "+-", "error", "numbers"]
+    tried, left = lines[: len(found.trials)], lines[len(found.trials) :]
+    assert all(line.startswith(t.name) for line, t in zip(tried, found.trials, strict=True))
+    assert len(left) == len(set(found.left_out.values())) == 4 < len(found.left_out)
+    assert any(
+        "residual, transport: it reads classes or rows, and a BertModel gives base, state" in line for line in left
+    )
+    assert max(map(len, left)) < 250 and all(line.startswith("not tried: ") for line in left)
+
+
+def test_nan_is_one_short_error() -> None:
+    base, tokenizer = tiny("bert-encoder")
+    with torch.no_grad():  # on a word that the first look at the base does not read
+        base.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("good")] = float("nan")
+    with pytest.raises(UsageError, match="no mapping could be fitted") as error:
+        hr.search_mappings(base, config(), ROWS * 2, tokenizer)
+    assert str(error.value).count("the base gives NaN for 2 of 12 rows") == 1 and len(str(error.value)) < 1000
 
 
 def test_an_untrained_program_stands_before_it() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ConfigError, did_you_mean, first_line
+from ...errors import ConfigError, DataError, did_you_mean, first_line
 
 
 FOLDER = Path(__file__).parent
@@ -35,9 +35,7 @@ def load_metric(name: str) -> Any:
         ConfigError: no such metric; `evaluate` is missing.
     """
     if name not in names():
-        raise ConfigError(
-            "load_metric(name)", f"{name!r}", "one of " + ", ".join(names()), did_you_mean(name, names())
-        )
+        raise ConfigError("load_metric(name)", f"unknown metric {name!r}", fix=did_you_mean(name, names()))
     try:
         import evaluate
     except ImportError as error:
@@ -75,6 +73,29 @@ def compute_metrics(*metrics: str) -> Callable[[Any], dict[str, float]]:
         return made
 
     return judge
+
+
+def table(values: Any, where: str, expected: str, fix: str) -> np.ndarray:
+    """What a metric is given, as finite numbers (rows, K).
+
+    Raises:
+        DataError: ids, rows of different length, NaN; told as `where`, with what is `expected` and the `fix`.
+
+    Example:
+
+        >>> table([[0.2, 0.8]], "predictions", "probabilities", "softmax").shape
+        (1, 2)
+    """
+    try:
+        found = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        what = f"rows of different length, or no numbers ({first_line(error)})"
+        raise DataError(where, what, expected, fix) from error
+    if found.ndim != 2 or not found.size:
+        raise DataError(where, f"an array of shape {found.shape}", expected, fix)
+    if not np.isfinite(found).all():
+        raise DataError(where, "NaN or infinity", expected, fix)
+    return found
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def select(
         A `Selection`, best first. A model that cannot be read is an entry of `failed`, and stops no other.
 
     Raises:
-        DataError: rows without labels, fewer than two labels, fewer than three rows.
+        DataError: rows without labels, fewer than two labels, fewer than two rows of a label.
         UsageError: no models, counts below 0.
 
     Example:
@@ -81,10 +81,7 @@ def select(
     # From here on labels are names: no collator has to be told what integers stand for.
     rows = [{**{k: v for k, v in rows[i].items() if k not in LABEL_COLUMNS}, "label": names[y[i]]} for i in some]
     y = y[some]
-    missing = sorted(set(range(len(names))) - set(y.tolist()))
-    if missing:
-        what = f"no row of {[names[i] for i in missing]} among {len(rows)}"
-        raise DataError("select(rows)", what, "rows of every label", "a larger count, or fewer labels")
+    _check_counts(y, names)
     entries: list[Entry] = []
     failed: dict[str, str] = {}
     source = None if source_rows is None else as_rows(source_rows, "text")
@@ -95,10 +92,24 @@ def select(
             entries += look.at(name, base, processor)
         except (ReprogramError, NotImplementedError) as error:
             failed[name] = " ".join(str(error).split())
-    counted, told = simple(rows, y, columns(parse(template or "{text}")))
+    counted, told, aside = simple(rows, y, columns(parse(template or "{text}")))
     counts = np.bincount(y)
     entries.sort(key=lambda e: -e.measures["accuracy"])
-    return Selection(entries, failed, names, len(y), float(counts.max() / len(y)), told, len(look.seeds), counted)
+    return Selection(
+        entries, failed, names, len(y), float(counts.max() / len(y)), told, len(look.seeds), counted, aside
+    )
+
+
+def _check_counts(y: np.ndarray, names: list[str]) -> None:
+    """Refuse labels of no row, and of one row: left out, nothing is left to learn the label from."""
+    counts = np.bincount(y, minlength=len(names))
+    for count, word in ((0, "no row"), (1, "one row")):
+        few = [name for name, held in zip(names, counts, strict=True) if held == count]
+        if few:
+            shown = ", ".join(repr(name) for name in few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+            what = f"{word} of {shown} among {len(y)} rows"
+            expected = "two rows of every label: each row is told by a map of the others"
+            raise DataError("select(rows)", what, expected, "more rows, a larger count, or fewer labels")
 
 
 def _labelled(rows: list[dict[str, Any]], labels: Sequence[str] | None, features: Any) -> tuple[np.ndarray, list[str]]:

@@ -55,6 +55,11 @@ def measured(values: np.ndarray, y: np.ndarray, classes: int, scores: bool) -> t
     Raises:
         DataError: outputs that are not finite, or that are the same for all rows.
     """
+    odd = int((~np.isfinite(values)).any(1).sum())
+    if odd:
+        what = f"NaN or infinity for {odd} of {len(values)} rows"
+        fix = "weights that are whole; dtype=torch.float32 where a half type overflows"
+        raise DataError("the model's outputs", what, "finite numbers", fix)
     values = condensed(values)[0] if scores else values
     if not (values != values[:1]).any():
         raise DataError("select(rows)", "the model gives the same for all rows", "outputs that differ")

@@ -15,6 +15,7 @@ from .readings import NAMES
 
 
 CLEAR = 0.1  # of a measure's range: less is no disagreement
+WIDE = 0.05  # of an interval, down from the accuracy: a difference that matters may hide in it
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,10 @@ class Selection:
         labels: names of the target labels.
         rows: that were looked at.
         majority: share of the commonest label.
-        classical: accuracy over five folds of logistic regression without any model; NaN with too few rows.
+        classical: accuracy over five folds of logistic regression without any model; NaN where there is none.
         random_seeds: of the random weights.
         counted: what the logistic regression is of.
+        aside: why there is none, or how it differs; empty where it is as above.
     """
 
     entries: list[Entry]
@@ -85,6 +87,7 @@ class Selection:
     classical: float
     random_seeds: int
     counted: str = "TF-IDF"
+    aside: str = ""
 
     @property
     def best(self) -> Entry | None:
@@ -111,8 +114,11 @@ class Selection:
         simple = max((v, n) for v, n in ((self.majority, "majority"), (self.classical, self.counted)) if v == v)
         if best.low <= simple[0]:
             said.append(f"On these rows it is not shown to be better than {simple[1]} ({_percent(simple[0])}).")
-        if best.random and best.accuracy - best.random["accuracy"] < best.high - best.accuracy:
-            said.append("Random weights at its scale do about as well: what it knows is of no use here.")
+        random = best.random.get("accuracy", -1.0)
+        if best.low <= random:
+            more = ": more rows may show it" if random < best.accuracy and best.accuracy - best.low > WIDE else ""
+            what = f"random weights at its scale ({_percent(random)}) on {self.rows} rows{more}"
+            said.append(f"Not shown to be better than {what}.")
         rivals = [e.name for e in self.entries[1:] if _gap(best, e)[0] <= 0]
         if rivals:
             said.append(f"Not shown to be worse (paired, 95 %): {', '.join(rivals)}.")
@@ -147,6 +153,7 @@ class Selection:
                 "majority": self.majority,
                 "classical": self.classical,
                 "counted": self.counted,
+                "aside": self.aside,
                 "chance": 1 / len(self.labels),
                 "random_seeds": self.random_seeds,
                 "entries": entries,
@@ -189,7 +196,7 @@ class Selection:
                 head: _number(e.measures.get(by_title[head], float("nan"))) for head in heads if head in by_title
             }
             made.append([cells[head] for head in heads])
-        for name, value in ((f"{self.counted}, five folds", self.classical), ("majority", self.majority)):
+        for name, value in ((f"{self.counted}, cross-validated", self.classical), ("majority", self.majority)):
             if value == value:
                 made.append([name, _percent(value), *[""] * (len(heads) - 2)])
         return made
@@ -205,6 +212,8 @@ class Selection:
             said.append(
                 f"random: the same on the model with random weights at its scale, {self.random_seeds} seed(s)."
             )
+        if self.aside:
+            said.append(f"{self.counted}: {self.aside}.")
         if tau:
             said.append(f"Kendall's tau with accuracy over these entries: {tau}.")
         said += [f"{m.title}: {m.about}." for n, m in MEASURES.items() if m.title in self.columns()]

@@ -12,8 +12,8 @@ import numpy as np
 RATE, BANDS, PARTS, POINTS = 16000, 40, 8, 128  # of a sound: Hz, mel bands, parts of its time; of a series: points
 
 
-def simple(rows: Sequence[Mapping[str, Any]], y: np.ndarray, read: Sequence[str]) -> tuple[str, float]:
-    """(what was counted, accuracy of logistic regression over five folds); NaN with too few rows, or rows of nothing.
+def simple(rows: Sequence[Mapping[str, Any]], y: np.ndarray, read: Sequence[str]) -> tuple[str, float, str]:
+    """(what was counted, accuracy of logistic regression over five folds, why it is NaN or of fewer folds).
 
     Texts are TF-IDF of words and pairs of words, sounds the log of their mel bands in eight parts of time, series 128
     points.
@@ -33,22 +33,28 @@ def simple(rows: Sequence[Mapping[str, Any]], y: np.ndarray, read: Sequence[str]
         texts = [" ".join(row[name] for name in read if isinstance(row.get(name), str)) for row in rows]
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\S+")
         model = make_pipeline(words, LogisticRegression(C=10, max_iter=2000))
-        return "TF-IDF", _folded(model, texts, y) if all(texts) else float("nan")
+        empty = next((i for i, text in enumerate(texts) if not text.strip()), None)
+        if empty is not None:
+            return "TF-IDF", float("nan"), f"none, as rows[{empty}] has no text in {', '.join(read)}"
+        return "TF-IDF", *_folded(model, texts, y)
     made = bands(rows) if heard == "audio" else points(rows)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
-    return "log-mels" if heard == "audio" else "the series itself", _folded(model, made, y)
+    return "log-mels" if heard == "audio" else "the series itself", *_folded(model, made, y)
 
 
-def _folded(model: Any, given: Any, y: np.ndarray) -> float:
+def _folded(model: Any, given: Any, y: np.ndarray) -> tuple[float, str]:
+    """(accuracy, what to say of the folds)."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
     folds = min(5, int(np.bincount(y).min()))
     if folds < 2:
-        return float("nan")
+        return float("nan"), "none, as a label has one row and folds need two"
+    aside = "" if folds == 5 else f"{folds} folds and not five, as a label has only {folds} rows"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return float(cross_val_score(model, given, y, cv=StratifiedKFold(folds, shuffle=True, random_state=0)).mean())
+        split = StratifiedKFold(folds, shuffle=True, random_state=0)
+        return float(cross_val_score(model, given, y, cv=split).mean()), aside
 
 
 def bands(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -7,7 +7,9 @@ from typing import Any
 import datasets
 import evaluate
 
+from hf_reprogram.errors import DataError
 from hf_reprogram.metrics import calibration
+from hf_reprogram.tools.metrics import table
 
 
 INPUTS = "predictions: probabilities of all labels; references: label ids."
@@ -25,6 +27,15 @@ class CalibrationError(evaluate.Metric):
             description=self.__doc__, citation="1706.04599", inputs_description=INPUTS,
             features=datasets.Features(features),
         )  # fmt: skip
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **more: Any) -> None:
+        """Ids and logits, which other metrics take, are refused: they say nothing of how sure a model is."""
+        where, expected = "calibration_error(predictions)", "probabilities of all labels, (rows, labels)"
+        fix = "give probabilities: the softmax of the logits"
+        given = table(predictions, where, expected, fix)
+        if given.min() < 0 or given.max() > 1 + 1e-3:  # half types round a sum of 1
+            raise DataError(where, f"numbers from {given.min():.3g} to {given.max():.3g}", expected, fix)
+        super().add_batch(predictions=predictions, references=references, **more)
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         return {"calibration_error": calibration(predictions, references)[0]}
