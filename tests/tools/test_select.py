@@ -209,8 +209,7 @@ class TestSelect:
             ([{"text": "so good"}], {}, r"select\(rows\)\[0\]\['label'\].*missing"),
             ([{"text": "so good", "label": "a"}] * 4, {}, "at least two"),
             (ROWS, {"labels": ["negative", "positive", "neutral"]}, "no row of 'neutral' among 6 rows"),
-            (ROWS[:2], {}, "one row of 'negative', 'positive' among 2 rows.*two rows of every label"),
-            (ROWS[:3], {}, "one row of 'negative' among 3 rows"),
+            (ROWS[:2], {}, "one row of each of 2 labels.*two rows: each row is told by a map of the others"),
             (ROWS, {"labels": ["negative", "negative"]}, "each label once"),
             ([{**row, "label": 0} for row in ROWS], {"labels": LABELS}, "nothing says which label"),
             (ROWS, {"count": 2}, "count.*at least 3"),
@@ -219,6 +218,10 @@ class TestSelect:
     def test_rows_that_cannot_be_meant(self, rows: list[Any], options: dict[str, Any], says: str) -> None:
         with pytest.raises((DataError, UsageError, ValueError), match=says):
             hr.select({"m": tiny("bert-encoder")}, rows, **options)
+
+    def test_a_label_of_one_row_is_minded(self) -> None:
+        found = hr.select({"m": tiny("bert-encoder")}, ROWS[:3], **QUICK)
+        assert any("1 of 2 labels on one row only" in note for entry in found.entries for note in entry.remarks)
 
     def test_integers_with_names_are_labels(self) -> None:
         """Gradients are of labelled rows too."""

@@ -101,15 +101,16 @@ def select(
 
 
 def _check_counts(y: np.ndarray, names: list[str]) -> None:
-    """Refuse labels of no row, and of one row: left out, nothing is left to learn the label from."""
-    counts = np.bincount(y, minlength=len(names))
-    for count, word in ((0, "no row"), (1, "one row")):
-        few = [name for name, held in zip(names, counts, strict=True) if held == count]
-        if few:
-            shown = ", ".join(repr(name) for name in few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
-            what = f"{word} of {shown} among {len(y)} rows"
-            expected = "two rows of every label: each row is told by a map of the others"
-            raise DataError("select(rows)", what, expected, "more rows, a larger count, or fewer labels")
+    """Refuse labels of no row, and rows of which each is the only one of its label: left out, none is left to learn
+    the label from."""
+    counts, fix = np.bincount(y, minlength=len(names)), "more rows, a larger count, or fewer labels"
+    none = [name for name, held in zip(names, counts, strict=True) if held == 0]
+    if none:
+        shown = ", ".join(repr(name) for name in none[:5]) + (f" and {len(none) - 5} more" if len(none) > 5 else "")
+        raise DataError("select(rows)", f"no row of {shown} among {len(y)} rows", "rows of every label", fix)
+    if counts.max() < 2:
+        what, expected = f"one row of each of {len(names)} labels", "two rows: each row is told by a map of the others"
+        raise DataError("select(rows)", what, expected, fix)
 
 
 def _labelled(rows: list[dict[str, Any]], labels: Sequence[str] | None, features: Any) -> tuple[np.ndarray, list[str]]:

@@ -126,6 +126,8 @@ def remarks(values: np.ndarray, y: np.ndarray, classes: int, scores: bool) -> li
     still = int((spread <= STILL * max(spread.mean(), 1e-30)).sum())
     if len(y) < 20 * classes:
         made.append(f"{len(y)} rows for {classes} labels: fewer than 20 a label, all measures are noisy")
+    if single := int((np.bincount(y, minlength=classes) == 1).sum()):
+        made.append(f"{single} of {classes} labels on one row only, which left out is always told wrong")
     if scores and values.shape[1] < classes:
         made.append(f"{values.shape[1]} source labels for {classes} labels: no map of one to one")
     if still:
