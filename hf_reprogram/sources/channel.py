@@ -138,7 +138,8 @@ class Channel:
             BudgetError: where no query may be sent.
         """
         if self.apart is None:
-            known = self([given])[0]
+            known = self.known.get(self._key(given))
+            known = self([given])[0] if known is None else known
             self._afford(1)
             again = self._asked([given])[0]
             self.apart = float(np.abs(again - known).max() / max(float(np.abs(known).max()), 1e-9))

@@ -248,7 +248,7 @@ class TestEndpoint:
     def test_from_rows_to_a_program(self, server: Server, tmp_path: Path) -> None:
         """End to end, through failures; and once more from the cache without a query."""
         server.troubles = [None, (503, {}), b"half", "stall", (429, {"Retry-After": "0.05"}), None, (500, {})]
-        for sent in (len(ROWS) + 2, 0):  # the wrapped model is probed with two texts
+        for sent in (2 + len(ROWS) + 1, 0):  # the wrapped model is probed with two texts, and one row is asked twice
             base, tokenizer = hr.remote_text(endpoint(server), ["o", "e"], "server@1", cache=tmp_path / "a.db")
             config = hr.ReprogramConfig(
                 program={"type": "none", "template": "{text}"},
