@@ -119,7 +119,7 @@ class Channel:
         numbers = given.shape == (len(inputs),) and given.dtype.kind in "iu"
         if numbers and 0 <= given.min() <= given.max() < self.outputs:
             return np.eye(self.outputs, dtype=np.float32)[given]
-        if given.shape != (len(inputs), self.outputs) or given.dtype.kind not in "fiu":
+        if given.shape != (len(inputs), self.outputs) or given.dtype.kind not in "fiub":
             raise BaseModelError("ask(inputs)", f"gave {given.dtype} of shape {given.shape} {asked}", expected)
         if not np.isfinite(given).all():
             raise BaseModelError("ask(inputs)", "gave NaN or infinity", expected)

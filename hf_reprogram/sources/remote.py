@@ -184,7 +184,8 @@ def remote_text(
         classes: names of the K classes, or label words.
         source: what is asked, by name and version; answers and programs of another source, or of the same for other
             classes or in another order, are refused.
-        tokenizer: by which rows are laid out; it must put a text together again as it was. None takes bytes.
+        tokenizer: by which rows are laid out; it must put a text together again as it was. None takes bytes, of
+            which a slot of `words` is then a single one.
         channel: of `Channel`: cache, most (queries), seconds, together, rebuild.
 
     Raises:

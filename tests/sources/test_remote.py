@@ -13,7 +13,7 @@ import torch
 import hf_reprogram as hr
 from hf_reprogram.backbone.probe import probe
 from hf_reprogram.backbone.text import TextBackbone
-from hf_reprogram.errors import ArtefactError, BaseModelError, BudgetError, UsageError
+from hf_reprogram.errors import ArtefactError, BaseModelError, BudgetError, ConfigError, UsageError
 from hf_reprogram.sources.channel import Channel
 from hf_reprogram.testing import AUDIO_ROWS, tiny
 
@@ -75,7 +75,7 @@ class TestChannel:
         ask = Asked()
         channel = Channel(ask, "letters", 3, most=3)
         channel(["a", "b"])
-        with pytest.raises(BudgetError, match="2 queries sent, 2 more are needed.*at most 3"):
+        with pytest.raises(BudgetError, match="2 queries sent, 2 more are needed for this batch.*at most 3"):
             channel(["a", "c", "d"])
         assert ask.seen == ["a", "b"]
         channel(["a", "b", "c"])
@@ -119,6 +119,12 @@ class TestChannel:
 
     def test_numbers_of_classes(self) -> None:
         assert Channel(lambda texts: [2, 0], "firsts", 3)(["a", "b"]).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+    def test_yes_and_no_are_scores(self) -> None:
+        assert Channel(lambda texts: [["a" in t, "b" in t] for t in texts], "has", 2)(["ab", "b"]).tolist() == [
+            [1, 1],
+            [0, 1],
+        ]
 
     def test_noise_is_asked_for_once(self, tmp_path: Path) -> None:
         steps = iter([1.0, 1.5])
@@ -221,6 +227,10 @@ class TestModels:
         base, _ = hr.remote_audio(lambda waves: [[0.0, 1.0]] * len(waves), ["a", "b"], "nothing")
         with pytest.raises(UsageError, match="fit_blackbox"):
             base(torch.zeros(1, 100, requires_grad=True))
+
+    def test_words_without_a_tokenizer_are_bytes_and_the_way_out_is_told(self) -> None:
+        with pytest.raises(ConfigError, match=r"' good' is no single token.*remote_text\(tokenizer="):
+            self.model(program={"type": "words", "template": "{prompt:1} {text}", "words": [" good", " bad"]})
 
     def test_a_tokenizer_that_changes_texts(self) -> None:
         with pytest.raises(BaseModelError, match="keeps every character"):
