@@ -32,7 +32,7 @@ class Channel:
         outputs: K.
         cache: a file (SQLite) that keeps the answers; None keeps them in memory.
         most: queries that may be sent; None sets no limit.
-        seconds: after which nothing more is sent; None sets no limit.
+        seconds: after which nothing more is sent, and an `Endpoint` neither tries nor waits; None sets no limit.
         together: inputs in one call of `ask`; answers are kept after each call.
         rebuild: forget what the file holds.
 

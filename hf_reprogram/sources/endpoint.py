@@ -273,7 +273,11 @@ def _kind(url: str, kind: str | None) -> str:
     Raises:
         ConfigError: no URL of completions.
     """
-    parts = parse.urlsplit(url)
+    try:
+        parts = parse.urlsplit(url)
+        _ = parts.port  # read here, since it is looked at when it is read
+    except ValueError as problem:
+        raise ConfigError("Endpoint(url)", f"{url!r} ({first_line(problem)})", "http://HOST:PORT/PATH") from problem
     path = parts.path.rstrip("/")
     if parts.scheme not in ("http", "https") or not parts.netloc:
         fix = None if "://" in url else f"http://{url}"

@@ -227,6 +227,7 @@ class TestEndpoint:
             ({"url": "http://x/v1/chat/completions"}, "Fix: http://x/v1/completions"),
             ({"url": "localhost/v1/completions"}, "Fix: http://localhost/v1/completions"),
             ({"url": "localhost:80/v1/completions"}, "Fix: http://localhost:80/v1/completions"),
+            ({"url": "http://localhost:port/v1/completions"}, "http://HOST:PORT/PATH"),
             ({"url": "http://localhost:80"}, "ends in /completions.*Fix: http://localhost:80/v1/completions"),
             ({"kind": "soap"}, "openai or tgi"),
             ({"together": 9}, "at most 8"),
