@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub
 import pytest
+from transformers import AutoTokenizer
 
 import hf_reprogram as hr
 from hf_reprogram import presets
@@ -53,6 +55,15 @@ def test_the_twenty_lines_run_as_they_stand(
     for path in hub.iterdir():  # the card tells where it is
         saved = (tmp_path / "reviews" / path.name).read_bytes()
         assert path.read_bytes() == saved.replace(b'from_pretrained("reviews")', b'from_pretrained("me/reviews")')
+
+
+def test_words_of_a_model_that_is_asked(smollm2: Path, capsys: pytest.CaptureFixture) -> None:
+    words = re.search(r"<!-- words-asked -->\n```python\n(.*?)```", README, re.DOTALL).group(1)
+    scope: dict[str, Any] = {"hr": hr, "AutoTokenizer": AutoTokenizer}
+    exec(compile(words.replace(HUB_NAME, str(smollm2)), "README.md", "exec"), scope)
+    printed = capsys.readouterr().out
+    assert scope["found"].chosen == "program"
+    assert "place 0, tokens [' Review'" in printed and "'praise'" in printed
 
 
 def test_the_example_is_twenty_lines() -> None:

@@ -78,15 +78,24 @@ def _guessed(backbone: TextBackbone) -> str:
 
 def _read(backbone: TextBackbone) -> dict[str, float]:
     """Two rows of different length, by their ids and by embeddings."""
-    mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3], device=backbone.device)  # (2, 8)
-    low = backbone.vocab_size // 3
-    ids = low + torch.arange(16, device=backbone.device).view(2, 8) % max(backbone.vocab_size - low, 1)
-    shifted = torch.stack([ids[0], ids[1].roll(3)]), torch.stack([mask[0], mask[1].flip(0)])
+    ids, mask = (made.to(backbone.device) for made in _two_rows(backbone))  # (2, time)
+    shifted = torch.stack([ids[0], ids[1].roll(int((mask[1] == 0).sum()))]), torch.stack([mask[0], mask[1].flip(0)])
     seen = (_language if backbone.head else _headless)(backbone, ids, mask, shifted)
     if not has_row(backbone.base):  # vectors that are no words' must be taken too: some look for theirs (Gemma 4)
         batch = _batch(backbone, ids, mask)
         backbone.states(replace(batch, embeds=batch.embeds.flip(-1)))
     return seen if "left" in backbone.family.sides else {k: gap for k, gap in seen.items() if k != "left"}
+
+
+def _two_rows(backbone: TextBackbone) -> tuple[Tensor, Tensor]:
+    """Ids and mask (2, time) of two rows, the second shorter: any tokens, or what the base proposes."""
+    if hasattr(backbone.base, "sample_ids"):
+        rows = sorted(backbone.base.sample_ids(), key=len, reverse=True)
+        padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+        return padded, torch.tensor([[1] * len(row) + [0] * (len(rows[0]) - len(row)) for row in rows])
+    low = backbone.vocab_size // 3
+    ids = low + torch.arange(16).view(2, 8) % max(backbone.vocab_size - low, 1)
+    return ids, torch.tensor([[1] * 8, [1] * 5 + [0] * 3])
 
 
 def _heard(backbone: Any) -> dict[str, float]:
@@ -129,14 +138,14 @@ def _headless(backbone: TextBackbone, ids: Tensor, mask: Tensor, shifted: tuple[
     """A classifier or a bare model: its classes, or the mean of its states. Each row alone and without padding through
     the base's own forward, since a causal classifier finds the end of a row by its pad id."""
     reading = Reading("classes") if backbone.kind == "classifier" else Reading("state", pool="mean")
+    batch = _batch(backbone, ids, mask)
+    states = backbone.states(batch)  # first: a model that is asked is then asked for both rows in one call
+    _check_size(backbone, states[0])
+    ours = backbone.read(batch, reading, *states).values
     own = []
     for row, real in zip(ids, mask, strict=True):
         found = backbone.base(input_ids=row[None, : int(real.sum())])
         own.append(found.logits if backbone.kind == "classifier" else found.last_hidden_state.mean(1))
-    batch = _batch(backbone, ids, mask)
-    states = backbone.states(batch)
-    _check_size(backbone, states[0])
-    ours = backbone.read(batch, reading, *states).values
     return {
         "embeds": _gap(ours, torch.cat(own)),
         "left": _gap(backbone.run(_batch(backbone, *shifted), reading).values, ours),

@@ -17,6 +17,9 @@ from ..registry import option
 from .base import Program, ProgramOptions
 
 
+FLIP = 2.0  # leads of a token that make one unit of a search without gradients
+
+
 @dataclass
 class DrawnOptions(ProgramOptions):
     """Options of programs that draw tokens.
@@ -86,6 +89,10 @@ class Drawn(Program):
         there = self.places(batch).unsqueeze(-1)  # (batch, time, 1)
         vectors = self._vectors(batch, backbone).to(batch.embeds.dtype)  # (places, width)
         return replace(batch, embeds=batch.embeds.masked_scatter(there, vectors))
+
+    def stride(self, numbers: Tensor) -> float:
+        # Only the likeliest token is read: steps that are small beside its lead would change no word.
+        return max(super().stride(numbers), FLIP * float(numbers.detach().abs().max()))
 
     @contextmanager
     def given(self, choice: Tensor) -> Iterator[None]:

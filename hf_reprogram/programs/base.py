@@ -81,6 +81,10 @@ class Program(nn.Module):
     def initialise(self, backbone: Any, generator: torch.Generator, tokenizer: Any = None) -> None:
         """Set the parameters' start from the base's own statistics, random numbers from `generator` only (N29)."""
 
+    def stride(self, numbers: Tensor) -> float:
+        """One unit of a search without gradients, for one of the parameters; its first draws deviate by 0.3."""
+        return 10.0 * self.learning_rate
+
     def fold(self, backbone: Any) -> tuple[ProgramOptions, dict[str, Tensor]]:
         """Options and state of a registered program that does the same with fewer numbers; else its own."""
         return self.options, dict(self.state_dict())

@@ -109,7 +109,8 @@ class Words(Drawn):
             ids = [self._spelled(word, tokenizer) for word in options.words]
             long = next((w for w, i in zip(options.words, ids, strict=True) if len(i) != 1), None)
             if long is not None:
-                raise ConfigError("WordsConfig.words", f"{long!r} is no single token", "words of one token each")
+                fix = "other words; of a model that is asked, hr.remote_text(tokenizer=...): else a token is a byte"
+                raise ConfigError("WordsConfig.words", f"{long!r} is no single token", "words of one token each", fix)
             tokens = [i[0] for i in ids]
             strange = next((i for i in begin if i not in tokens), None)
             if strange is not None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BaseModelError, BudgetError, UsageError, first_line
+from .endpoint import Endpoint, cut
 
 
 Ask = Callable[[Sequence[Any]], Any]  # texts, or waves (samples,) -> (inputs, K) scores, or (inputs,) class numbers
@@ -31,7 +32,7 @@ class Channel:
         outputs: K.
         cache: a file (SQLite) that keeps the answers; None keeps them in memory.
         most: queries that may be sent; None sets no limit.
-        seconds: after which nothing more is sent; None sets no limit.
+        seconds: after which nothing more is sent, and an `Endpoint` neither tries nor waits; None sets no limit.
         together: inputs in one call of `ask`; answers are kept after each call.
         rebuild: forget what the file holds.
 
@@ -58,6 +59,7 @@ class Channel:
         self.wanted = self.sent = 0
         self.known: dict[str, np.ndarray] = {}
         self.apart: float | None = None
+        self.twice = "one question"
         self.last: Any = None
         self.path = None if cache is None else Path(cache)
         self.file = None if cache is None else self._open(rebuild)
@@ -87,7 +89,7 @@ class Channel:
 
     def _afford(self, count: int) -> None:
         if count and self.most is not None and self.sent + count > self.most:
-            what = f"{self.sent} queries sent, {count} more are needed"
+            what = f"{self.sent} queries sent, {count} more are needed for this batch"
             raise BudgetError("budget", what, f"at most {self.most}", f"a larger budget; {self._kept}")
         if count and time.monotonic() > self.end:
             what = f"the time is over after {self.sent} queries"
@@ -95,19 +97,30 @@ class Channel:
 
     @property
     def _kept(self) -> str:
-        """What becomes of the answers so far."""
-        return "cache=FILE keeps answers for the next run" if self.path is None else "what was asked is kept"
+        """What becomes of the answers so far; of a batch that failed none are here."""
+        if self.path is None:
+            return "cache=FILE keeps answers for the next run"
+        return f"the {len(self.known)} answers in {self.path} are kept, and the same run asks for the others alone"
 
     def _asked(self, inputs: list[Any]) -> np.ndarray:
         """One call of `ask`, its answer looked through."""
         self.sent += len(inputs)
-        given = np.asarray(self.ask(inputs))
+        try:
+            found = self.ask(inputs, self.end) if isinstance(self.ask, Endpoint) else self.ask(inputs)
+        except (BaseModelError, BudgetError) as error:
+            fix = f"{error.fix}; {self._kept}" if error.fix else self._kept
+            raise type(error)(error.where, error.what, error.expected, fix) from error
+        expected = f"({len(inputs)}, {self.outputs}) finite scores, or class numbers below {self.outputs}"
+        asked = f"for {len(inputs)} inputs and {self.outputs} classes"
+        try:
+            given = np.asarray(found)
+        except ValueError as error:
+            raise BaseModelError("ask(inputs)", f"gave rows of different lengths {asked}", expected) from error
         numbers = given.shape == (len(inputs),) and given.dtype.kind in "iu"
         if numbers and 0 <= given.min() <= given.max() < self.outputs:
             return np.eye(self.outputs, dtype=np.float32)[given]
-        expected = f"({len(inputs)}, {self.outputs}) finite scores, or class numbers below {self.outputs}"
-        if given.shape != (len(inputs), self.outputs) or given.dtype.kind not in "fiu":
-            raise BaseModelError("ask(inputs)", f"gave {given.dtype} of shape {given.shape}", expected)
+        if given.shape != (len(inputs), self.outputs) or given.dtype.kind not in "fiub":
+            raise BaseModelError("ask(inputs)", f"gave {given.dtype} of shape {given.shape} {asked}", expected)
         if not np.isfinite(given).all():
             raise BaseModelError("ask(inputs)", "gave NaN or infinity", expected)
         return given.astype(np.float32)
@@ -119,15 +132,20 @@ class Channel:
     def noise(self, given: Any) -> float:
         """How far two answers to one question lie apart, over the largest score; asked once for each cache.
 
+        The question is named in `twice`.
+
         Raises:
             BudgetError: where no query may be sent.
         """
         if self.apart is None:
-            known = self([given])[0]
+            known = self.known.get(self._key(given))
+            known = self([given])[0] if known is None else known
             self._afford(1)
             again = self._asked([given])[0]
             self.apart = float(np.abs(again - known).max() / max(float(np.abs(known).max()), 1e-9))
-            self._write("insert or replace into facts values (?, ?)", [("noise", str(self.apart))])
+            self.twice = _named(given)
+            facts = [("noise", str(self.apart)), ("twice", self.twice)]
+            self._write("insert or replace into facts values (?, ?)", facts)
         return self.apart
 
     # The file
@@ -147,6 +165,7 @@ class Channel:
             file.executemany("insert or ignore into facts values (?, ?)", mine.items())
             file.commit()
             self.apart = float(theirs["noise"]) if "noise" in theirs else None
+            self.twice = theirs.get("twice", self.twice)
             for key, raw in file.execute("select key, scores from answers"):
                 self.known[key] = np.frombuffer(raw, dtype=np.float32)
             return file
@@ -165,3 +184,10 @@ class Channel:
     def _refused(self, what: str) -> UsageError:
         fix = "another file, or rebuild=True to forget what it holds"
         return UsageError(f"cache {str(self.path)!r}", what, None, fix)
+
+
+def _named(given: Any) -> str:
+    """An input, as a message names it."""
+    if isinstance(given, str):
+        return cut(repr(given))
+    return f"a wave of {len(given)} samples"

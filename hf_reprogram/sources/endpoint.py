@@ -11,44 +11,52 @@ import logging
 import math
 import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
+from http.client import HTTPException
 from typing import Any
-from urllib import error, request
+from urllib import error, parse, request
 
-from ..errors import BaseModelError, ConfigError, first_line
+from ..errors import BaseModelError, BudgetError, ConfigError, first_line
 
 
 logger = logging.getLogger(__name__)
 
 AGAIN = {408, 425, 429, 500, 502, 503, 504}
-LONGEST = 60.0  # seconds that are waited at most, whatever is asked for
+LONGEST = 60.0  # seconds that are waited at most: who is told to wait longer is told so
+LONG = 5.0  # seconds from which a wait is spoken of
+ENOUGH = 8  # texts in one call, of which at least one must be answered by a word
 
 
 class Endpoint:
     """Texts to the log-probabilities of some words as the next token, (texts, words).
 
     A model tells its likeliest tokens only. A word that is not among them has at most the probability of the least of
-    these: it counts as one nat below it (`floored` is the share of such cells).
+    these: it counts as one nat below it (`floored` is the share of such cells). Where none of the words is told for
+    any of eight texts or more in one call, the answers are refused.
 
     Args:
         url: of completions (`.../v1/completions`), or `.../generate` of text-generation-inference.
         words: label words, each one token of the model, as it is written there: mostly with the space before it.
         model: its name, where the endpoint serves several.
-        kind: `openai` or `tgi`; None tells by the end of the URL.
+        kind: `openai` or `tgi`; None tells by the end of the URL's path.
         top: likeliest tokens that are asked for; many endpoints give 5 at most.
         key: an environment variable with a token for the header; never the token itself.
         timeout: seconds for one answer.
-        retries: times that a query is sent again, after 1, 2, 4 ... seconds or what Retry-After says.
+        retries: times that a query is sent again, after 1, 2, 4 ... seconds or what Retry-After says. More than 60 s
+            are not waited for, nor a server that refuses the first connection.
         per_minute: queries that are sent in a minute at most.
         together: queries at once.
         pause: the first of these waits, in seconds.
 
     Raises:
-        ConfigError: no words, an unknown kind, an environment variable that is not set.
+        ConfigError: no URL of completions, no words, an unknown kind, an environment variable that is not set.
 
     Example:
 
@@ -69,14 +77,11 @@ class Endpoint:
         together: int = 4,
         pause: float = 1.0,
     ) -> None:
-        kind = kind or ("tgi" if url.rstrip("/").endswith("/generate") else "openai")
-        if kind not in ("openai", "tgi"):
-            raise ConfigError("Endpoint(kind)", f"{kind!r}", "openai or tgi")
+        kind = _kind(url, kind)
+        if isinstance(words, str):
+            raise ConfigError("Endpoint(words)", f"{words!r}, one text", "a list of words", f"words=[{words!r}, ...]")
         if len(words) < 2 or len(set(words)) < len(words):
             raise ConfigError("Endpoint(words)", f"{list(words)!r}", "at least two words, each once")
-        if url.rstrip("/").endswith("/chat/completions"):
-            fix = url.rstrip("/").removesuffix("/chat/completions") + "/completions"
-            raise ConfigError("Endpoint(url)", f"{url!r}, which takes messages", "completions, which take a text", fix)
         if top < 1 or not 1 <= together <= 8:
             raise ConfigError("Endpoint(top, together)", f"{top}, {together}", "from 1; together at most 8")
         if key is not None and key not in os.environ:
@@ -85,31 +90,46 @@ class Endpoint:
         self.timeout, self.retries, self.together, self.pause = timeout, retries, together, pause
         self.gap = 60.0 / per_minute if per_minute else 0.0
         self._lock, self._next, self._seen, self._floored = threading.Lock(), 0.0, 0, 0
+        self._warned = False
 
     @property
     def floored(self) -> float:
         """Share of log-probabilities that were not told."""
         return self._floored / max(self._seen, 1)
 
-    def __call__(self, texts: Sequence[str]) -> list[list[float]]:
+    def __call__(self, texts: Sequence[str], until: float = math.inf) -> list[list[float]]:
         """One query for each text; the answers in their order.
 
+        Args:
+            texts: what is asked.
+            until: the reading of `time.monotonic` from which on nothing is sent or waited for.
+
         Raises:
-            BaseModelError: an endpoint that is down, refuses, or answers something else, after all retries.
+            BaseModelError: an endpoint that is down, refuses, or answers something else, after all retries; or that
+                told none of the words.
+            BudgetError: the time is over.
         """
         before = self._floored, self._seen
         with ThreadPoolExecutor(self.together) as pool:
-            found = list(pool.map(self._answer, texts))
+            found = list(pool.map(partial(self._answer, until=until), texts))
         floored, seen = self._floored - before[0], self._seen - before[1]
         if floored == seen:
-            logger.warning(
-                "%s tells none of the words %r among its %d likeliest tokens: these answers say nothing. Words are "
-                "mostly written with the space before them.", self.url, self.words, self.top,
-            )  # fmt: skip
+            self._untold(len(texts))
         return found
 
-    def _answer(self, text: str) -> list[float]:
-        told = self._tokens(self._posted(text))
+    def _untold(self, count: int) -> None:
+        """Refuse a call of many texts for none of which a word was told: a map of such answers learns noise."""
+        what = f"{self.url} tells none of the words {self.words!r} among its {self.top} likeliest tokens"
+        fix = f"a larger top= than {self.top}, where the endpoint gives it, or other words"
+        if count >= ENOUGH:
+            expected = "a word's log-probability for some of them: mostly it is written with the space before it"
+            raise BaseModelError("endpoint", f"{what}, for any of {count} texts", expected, fix)
+        if not self._warned:
+            logger.warning("%s: these answers say nothing. Words are mostly written with the space before them.", what)
+        self._warned = True
+
+    def _answer(self, text: str, until: float) -> list[float]:
+        told = self._tokens(self._posted(text, until))
         least = min(told.values()) - 1.0
         found = [_of_word(told, word) for word in self.words]
         with self._lock:
@@ -119,8 +139,7 @@ class Endpoint:
 
     # Sending
 
-    def _posted(self, text: str) -> Any:
-        """The JSON of an answer."""
+    def _request(self, text: str) -> request.Request:
         if self.kind == "tgi":
             options = {"max_new_tokens": 1, "details": True, "top_n_tokens": self.top, "do_sample": False}
             body: dict[str, Any] = {"inputs": text, "parameters": options}
@@ -129,37 +148,90 @@ class Endpoint:
             body |= {"model": self.model} if self.model else {}
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {os.environ[self.key]}"} if self.key else {}
-        asked = request.Request(self.url, json.dumps(body).encode(), headers)
-        wait, why = self.pause, ""
-        for attempt in range(self.retries + 1):
-            self._in_turn()
-            try:
-                with request.urlopen(asked, timeout=self.timeout) as answer:
-                    return json.loads(answer.read())
-            except error.HTTPError as problem:
-                why = f"HTTP {problem.code} {problem.reason}"
-                if problem.code not in AGAIN:
-                    break
-                told = _seconds(problem.headers.get("Retry-After"))
-            except json.JSONDecodeError as problem:
-                why, told = f"no JSON ({first_line(problem)})", None
-            except (OSError, error.URLError) as problem:  # down, or slow
-                why, told = first_line(problem), None
-            if attempt < self.retries:
-                pause = min(told if told is not None else wait * (1.0 + 0.1 * random.random()), LONGEST)
-                logger.info("%s: %s; again in %.1f s", self.url, why, pause)
-                time.sleep(pause)
-                wait *= 2
-        raise BaseModelError(
-            "endpoint", f"{self.url} gave {why}", "an answer", "what was answered is kept: go on later"
-        )
+        return request.Request(self.url, json.dumps(body).encode(), headers)
 
-    def _in_turn(self) -> None:
+    def _posted(self, text: str, until: float) -> Any:
+        """The JSON of an answer."""
+        asked, wait = self._request(text), self.pause
+        for tries in range(1, self.retries + 2):
+            self._in_turn(until)
+            timeout = min(self.timeout, until - time.monotonic())
+            try:
+                if timeout <= 0:
+                    raise TimeoutError
+                with request.urlopen(asked, timeout=timeout) as answer:
+                    return json.loads(answer.read())
+            except (OSError, HTTPException, ValueError) as problem:  # ValueError: no JSON, or no text at all
+                failure = self._failure(problem, timeout)
+            what = f"{self.url} gave {failure.why} to the prompt {cut(repr(text))}"
+            if time.monotonic() >= until:
+                self._wait(0.0, what, until)
+            if tries > self.retries or not failure.again or (failure.told or 0.0) > LONGEST:
+                what += f", {tries} times" if tries > 1 else ""
+                raise BaseModelError("endpoint", what, "an answer", failure.fix)
+            pause = min(wait * (1.0 + 0.1 * random.random()), LONGEST) if failure.told is None else failure.told
+            self._wait(pause, what, until)
+            wait *= 2
+
+    def _wait(self, pause: float, what: str, until: float) -> None:
+        """Sleep before the next try, or say that the time does not last until then."""
+        left = until - time.monotonic()
+        if pause >= left:
+            why = f"the next try is {pause:.1f} s away and {left:.1f} s are left" if left > 0 else "the time is over"
+            raise BudgetError("budget", f"{what}; {why}", "an answer within its seconds", "more seconds")
+        logger.log(logging.WARNING if pause > LONG else logging.INFO, "%s; again in %.1f s", what, pause)
+        time.sleep(pause)
+
+    def _failure(self, problem: Exception, timeout: float) -> _Failure:
+        """What a try that failed within `timeout` seconds means, and what helps."""
+        reason = getattr(problem, "reason", problem)  # urllib wraps what happened below it
+        if isinstance(problem, error.HTTPError):
+            return self._status(problem)
+        if isinstance(reason, TimeoutError):
+            fix = f"timeout=N waits longer than {self.timeout:g} s, retries=N tries more often"
+            return _Failure(f"no answer within {max(timeout, 0.0):.3g} s", fix)
+        if isinstance(reason, ConnectionRefusedError | socket.gaierror):
+            # One that answered before is starting anew; one that never did is mostly a wrong address.
+            fix = "start the server, or mend host and port of the URL"
+            return _Failure(f"no connection ({first_line(reason)})", fix, again=self._seen > 0)
+        if isinstance(problem, ValueError):
+            fix = "the URL of completions that answer in JSON, not of a page"
+            return _Failure(f"no JSON ({cut(getattr(problem, 'doc', '').strip()) or first_line(problem)})", fix)
+        fix = "look whether the server is still up, and whether the URL begins rightly with http or https"
+        return _Failure(f"a broken connection ({first_line(reason)})", fix)
+
+    def _status(self, problem: error.HTTPError) -> _Failure:
+        """What an HTTP status means, with the start of what came with it."""
+        try:
+            body = cut(problem.read(1000).decode(errors="replace").strip(), 200)
+        except (OSError, HTTPException):
+            body = ""
+        why = f"HTTP {problem.code} {problem.reason}" + (f" ({body})" if body else "")
+        told = _seconds(problem.headers.get("Retry-After"))
+        if told is not None and told > LONGEST:
+            fix = f"come back in {told:,.0f} s, or send fewer with per_minute=N"
+            return _Failure(f"{why}, and says to wait {told:,.0f} s, which is more than {LONGEST:g}", fix, told=told)
+        fix = "wait, or look into the server's log"
+        if problem.code in (401, 403):
+            have = f"a valid token in the environment variable {self.key}"
+            fix = have if self.key else "key=ENV_VARIABLE, the name of an environment variable that holds the token"
+        elif problem.code == 404:
+            fix = "mend the path of the URL, or model=NAME as the server lists it"
+        elif problem.code == 429:
+            fix = "send fewer with per_minute=N, or together=1"
+        elif problem.code < 500:
+            fix = "mend what the server complains of: mostly model=NAME, a smaller top=N, or kind="
+        return _Failure(why, fix, again=problem.code in AGAIN, told=told)
+
+    def _in_turn(self, until: float) -> None:
         """Wait for this query's turn."""
         with self._lock:
             now = time.monotonic()
             turn = max(now, self._next)
             self._next = turn + self.gap
+        if turn >= until:
+            what = "the time is over before the next query's turn"
+            raise BudgetError("budget", what, "an answer within its seconds", "more seconds, or a larger per_minute=")
         time.sleep(turn - now)
 
     # Reading
@@ -185,12 +257,62 @@ class Endpoint:
         return told
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """A try that failed: why, what helps, whether another try may, and the seconds that the server says to wait."""
+
+    why: str
+    fix: str
+    again: bool = True
+    told: float | None = None
+
+
+def _kind(url: str, kind: str | None) -> str:
+    """The kind of endpoint at a URL.
+
+    Raises:
+        ConfigError: no URL of completions.
+    """
+    try:
+        parts = parse.urlsplit(url)
+        _ = parts.port  # read here, since it is looked at when it is read
+    except ValueError as problem:
+        raise ConfigError("Endpoint(url)", f"{url!r} ({first_line(problem)})", "http://HOST:PORT/PATH") from problem
+    path = parts.path.rstrip("/")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        fix = None if "://" in url else f"http://{url}"
+        raise ConfigError("Endpoint(url)", f"{url!r}", "http:// or https:// before a host and a path", fix)
+    if path.endswith("/chat/completions"):
+        fix = url.rstrip("/").removesuffix("/chat/completions") + "/completions"
+        raise ConfigError("Endpoint(url)", f"{url!r}, which takes messages", "completions, which take a text", fix)
+    if kind is None:
+        ends = {"openai": "/completions", "tgi": "/generate"}
+        kind = next((name for name, end in ends.items() if path.endswith(end)), None)
+        if kind is None:
+            fix = f"{parts.scheme}://{parts.netloc}/v1/completions, or kind='openai' if it takes the same"
+            raise ConfigError("Endpoint(url)", f"{url!r}", "a path that ends in /completions or /generate", fix)
+    if kind not in ("openai", "tgi"):
+        raise ConfigError("Endpoint(kind)", f"{kind!r}", "openai or tgi")
+    return kind
+
+
 def _of_word(told: dict[str, float], word: str) -> float | None:
     """The log-probability of a word: as it is written, else however it is spaced; None where it is not told."""
     if word in told:
         return told[word]
     alike = [value for token, value in told.items() if token.strip() == word.strip()]
     return math.log(sum(math.exp(value) for value in alike)) if alike else None
+
+
+def cut(text: str, length: int = 100) -> str:
+    """The start of a text.
+
+    Example:
+
+        >>> cut("so good", 2), cut("so")
+        ('so...', 'so')
+    """
+    return text if len(text) <= length else text[:length] + "..."
 
 
 def _seconds(header: str | None) -> float | None:

@@ -22,9 +22,13 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
-from ..errors import BaseModelError, UsageError
+from ..errors import BaseModelError, ConfigError, UsageError
 from .channel import Ask, Channel
+from .endpoint import Endpoint
 from .parts import feature_extractor
+
+
+SAMPLES = "a fine day", "hello"  # asked once when a model is wrapped
 
 
 class _RemoteConfig(PreTrainedConfig):
@@ -139,6 +143,10 @@ class RemoteForSequenceClassification(_Remote):
         self.score = nn.Identity()
         self.post_init()
 
+    def sample_ids(self) -> list[list[int]]:
+        """Two texts as anyone might ask them, for the probe: many servers refuse an empty prompt or odd bytes."""
+        return [self.model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in SAMPLES]
+
     def forward(self, input_ids: Tensor | None = None, **inputs: Any) -> SequenceClassifierOutput:
         """Logits (batch, K)."""
         states = self.model(input_ids, **inputs).last_hidden_state
@@ -176,11 +184,13 @@ def remote_text(
         classes: names of the K classes, or label words.
         source: what is asked, by name and version; answers and programs of another source, or of the same for other
             classes or in another order, are refused.
-        tokenizer: by which rows are laid out; it must put a text together again as it was. None takes bytes.
+        tokenizer: by which rows are laid out; it must put a text together again as it was. None takes bytes, of
+            which a slot of `words` is then a single one.
         channel: of `Channel`: cache, most (queries), seconds, together, rebuild.
 
     Raises:
         BaseModelError: a tokenizer that changes texts.
+        ConfigError: an endpoint of more or fewer words than classes.
 
     Example:
 
@@ -188,6 +198,9 @@ def remote_text(
         >>> model(**tokenizer("so good", return_tensors="pt")).logits.tolist()
         [[7.0, 1.0]]
     """
+    if isinstance(ask, Endpoint) and len(ask.words) != len(classes):
+        what = f"{len(classes)} classes {list(classes)!r} of an endpoint with {len(ask.words)} words {ask.words!r}"
+        raise ConfigError("remote_text(classes)", what, "a class for each word, in their order")
     tokenizer = ByT5Tokenizer() if tokenizer is None else tokenizer
     sample = "It's a test: ÄÖ (x), 1.5 %"
     back = tokenizer.decode(

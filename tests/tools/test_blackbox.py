@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,15 @@ def of_a_local_model(program: Any, mapping: Any = None) -> hr.ReprogramModel:
     return hr.get_reprogram_model(base, config, processing_class=tokenizer)
 
 
+def of_a_model_that_is_asked(asked: Any, outputs: int = 3, program: Any = None, **channel: Any) -> hr.ReprogramModel:
+    base, tokenizer = hr.remote_text(asked, ["o", "e", "one"][:outputs], "letters", **channel)
+    config = hr.ReprogramConfig(
+        program=program or {"type": "none", "template": "{text}"}, mapping=hr.LinearConfig(on="classes"),
+        labels=["o", "e"],
+    )  # fmt: skip
+    return hr.get_reprogram_model(base, config, processing_class=tokenizer)
+
+
 PROMPT = {"type": "prompt", "template": "{prompt:4} {text}"}
 
 
@@ -140,7 +150,8 @@ class TestFit:
         assert torch.equal(model.active_programs()[0].slots, start)
 
     def test_auto_searches_only_where_it_is_worth_it(self) -> None:
-        assert hr.fit_blackbox(of_a_local_model(PROMPT), ROWS, ROWS, evaluations=299).optimizer == "none"
+        found = hr.fit_blackbox(of_a_local_model(PROMPT), ROWS, ROWS, evaluations=299)
+        assert found.optimizer == "none" and "fewer than the 300" in found.stopped and "optimizer=" in found.stopped
         assert hr.fit_blackbox(of_a_local_model(PROMPT), ROWS, ROWS, evaluations=300).optimizer == "cma"
         assert hr.fit_blackbox(of_a_local_model("none"), ROWS, ROWS, evaluations=9000).optimizer == "none"
 
@@ -174,7 +185,7 @@ class TestFit:
             outcome = hr.fit_blackbox(model, TEXTS)
             sent.append(base.model.channel.sent)
             assert outcome.validation == 1.0 and outcome.wanted == len(TEXTS)
-        assert sent == [2 + 6, 0]  # two of the probe; six texts, each of which stands twice
+        assert sent == [2 + 6 + 1, 0]  # two of the probe; six texts, each of which stands twice; one is asked again
 
     def test_a_budget_that_ends_in_the_search_leaves_the_best_so_far(self) -> None:
         def waves(given: Sequence[Any]) -> list[list[float]]:
@@ -222,13 +233,53 @@ class TestFit:
         from hf_reprogram.testing import AUDIO_ROWS
 
         hr.fit_blackbox(model, AUDIO_ROWS, AUDIO_ROWS, evaluations=20, optimizer="one_plus_one")
-        assert "Two answers to one question differ" in caplog.text
+        assert "Two answers to one question (a wave of" in caplog.text
+
+    def test_a_map_alone_is_told_too_that_answers_differ(self, caplog: pytest.LogCaptureFixture) -> None:
+        random = np.random.default_rng(0)
+        model = of_a_model_that_is_asked(lambda texts: random.normal(size=(len(texts), 3)))
+        assert hr.fit_blackbox(model, TEXTS, TEXTS).chosen == "map only"
+        assert any(f"one question ({row['text']!r}) differ" in caplog.text for row in TEXTS)
+
+    def test_the_last_of_the_budget_is_not_spent_on_a_question_asked_twice(self) -> None:
+        model = of_a_model_that_is_asked(ask, most=2 + 6)
+        assert hr.fit_blackbox(model, TEXTS, TEXTS).sent == 6
+
+    @pytest.mark.parametrize("words", ["abcd", string.ascii_letters])
+    def test_words_are_searched_by_default(self, words: str) -> None:
+        """Only the likeliest word of a slot is read: steps that turn no logit over would ask one text for ever."""
+
+        def told(texts: Sequence[str]) -> list[list[float]]:
+            """What is asked after every second word, and nothing after the others."""
+            heard = [len(t) > 1 and ord(t[0]) % 2 != odd for t in texts]
+            return [
+                [float(t.count("o")) * yes, float(t.count("e")) * yes] for t, yes in zip(texts, heard, strict=True)
+            ]
+
+        odd = 2  # while it is wrapped, anything is heard
+        model = of_a_model_that_is_asked(
+            told, 2, {"type": "words", "template": "{prompt:1} {text}", "words": [*words]}
+        )
+        program = model.active_programs()[0]
+        read = int(program.tokens[program.table.argmax(1)])
+        odd = ord(model.processing_class.decode([read])[0]) % 2  # the word at which it starts is the wrong one
+        outcome = hr.fit_blackbox(model, TEXTS, TEXTS, evaluations=400)
+        assert outcome.optimizer == "cma" and outcome.chosen == "program" and outcome.validation == 1.0
+        assert outcome.validation_of_map == 0.5 and int(program.tokens[program.table.argmax(1)]) != read
+
+    def test_a_search_that_changed_no_answer_says_so(self, caplog: pytest.LogCaptureFixture) -> None:
+        model = of_a_model_that_is_asked(
+            lambda texts: ask([t.split()[-1] for t in texts]),
+            program={"type": "words", "template": "{prompt:1} {text}"},
+        )
+        outcome = hr.fit_blackbox(model, TEXTS, TEXTS, evaluations=20, optimizer="cma")
+        assert "programs were answered alike" in outcome.stopped and "changed no answer" in caplog.text
 
     @pytest.mark.parametrize(
         ("change", "error", "says"),
         [
             ({"optimizer": "cmaes"}, ConfigError, "one of auto, cma.*did you mean 'cma'"),
-            ({"optimizer": "cma", "evaluations": 16}, UsageError, "generations have 16 points"),
+            ({"optimizer": "cma", "evaluations": 16}, UsageError, "generations have 16 points.*population=N"),
             ({"evaluations": 0}, UsageError, "a whole number from 1"),
             ({"rows": [{"text": "so good"}] * 4}, DataError, "without labels"),
             ({"rows": ROWS[:2], "validation": None}, DataError, "no quarter of them has each label"),

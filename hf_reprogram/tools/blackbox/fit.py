@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 WHOLE, PROJECTED = 100, 50  # numbers up to which a program is searched whole; of the projection of a larger one
 WORTH = 300  # evaluations from which `auto` searches at all
 NOISE = 1e-3  # of the largest score: what two answers to one question may differ by without a word
-STRIDE = 10.0  # learning rates of a program that make one unit of the search
 PATIENCE = 160  # evaluations without gain, and between two looks at the validation rows: ten generations of 16
 
 
@@ -41,10 +40,11 @@ class Outcome:
         optimizer: the search; `none` where there was none.
         evaluations: programs that were judged, on all rows to learn from.
         wanted: queries that this needed: one for each program and row.
-        sent: of them that had not been asked before; of a local model, rows that ran through it.
+        sent: of them that had not been asked before, and one that was asked twice; of a local model, rows that ran
+            through it.
         loss, loss_of_map: of the search, at its best and without a program.
         validation, validation_of_map: accuracy of what was chosen, and of the map without a program.
-        stopped: why it ended.
+        stopped: why it ended, or why there was no search.
     """
 
     chosen: str
@@ -77,7 +77,8 @@ def fit_blackbox(
     First the map alone: one query for each row. From 300 evaluations on a search looks for a program under which the
     map, fitted anew for each from the answers that were given anyway, is best by the leave-one-out error of ridge (of
     other maps: by their loss). On few rows the closed form is hard to beat, and a search may fit them too well: the
-    program is taken only if it is better on the validation rows, at which the search looks now and then.
+    program is taken only if it is better on the validation rows, at which the search looks now and then. A model that
+    is asked gets one question a second time, and a warning names it where the answers differ.
 
     The program's numbers are searched whole up to 100, else as start + A z with a fixed normal A of the program's own
     unit (BBT, 2201.03514). The same seed asks the same questions: with a cache on the channel of a model that is asked
@@ -87,7 +88,7 @@ def fit_blackbox(
         model: from `get_reprogram_model`, local or asked.
         rows: labelled rows to learn from.
         validation: labelled rows to choose by; None keeps a quarter of `rows`, each label in its share.
-        evaluations: programs that may be judged, each on all rows.
+        evaluations: programs that may be judged, each on all rows; below 300 `auto` fits the map alone.
         optimizer: auto (CMA-ES where `cma` is installed, else one_plus_one), cma, one_plus_one, bar, spsa, antithetic.
         dimension: of the search; None as above.
         population: points of a generation, where the search has them.
@@ -121,13 +122,15 @@ def fit_blackbox(
     at_start = trial.judge(space.numbers(np.zeros(space.size)))
     without = trial.validate()
     trial.remember()
-    name = _search_name(model, optimizer, evaluations, space.size)
-    made = _Made(at_start, without)
+    trial.listen()
+    name, why_none = _search_name(optimizer, evaluations, space.size)
+    made = _Made(at_start, without, stopped=why_none)
     if name != "none":
         search = search_of(name, space.size, seed, population)
         if evaluations < len(search.ask()) + 1:
-            what = f"{evaluations} for a search whose generations have {search.count} points"
-            raise UsageError("fit_blackbox(evaluations)", what, "more than one generation has", "a larger budget")
+            what = f"{evaluations} for a search whose generations have {len(search.ask())} points"
+            fix = "a larger budget, or a smaller generation, population=N"
+            raise UsageError("fit_blackbox(evaluations)", what, "more than one generation has", fix)
         search = search_of(name, space.size, seed, population)
         try:
             _search(search, space, trial, made, evaluations, progress)
@@ -150,26 +153,27 @@ class _Made:
     loss: float
     best: tuple[float, float]  # accuracy and loss on the validation rows of what is chosen
     chosen: str = "map only"
-    stopped: str = "no search: the map alone"
+    stopped: str = ""
 
     @property
     def accuracy(self) -> float:
         return self.best[0]
 
 
-def _search_name(model: Any, optimizer: str, evaluations: int, size: int) -> str:
-    """What `auto` means here."""
+def _search_name(optimizer: str, evaluations: int, size: int) -> tuple[str, str]:
+    """What `auto` means here; and where it means no search, why."""
     if size == 0:
-        return "none"
+        return "none", "the program has no numbers to search: the map alone"
     if optimizer != "auto":
-        return optimizer
+        return optimizer, ""
     if evaluations < WORTH:
-        return "none"
+        why = f"{evaluations} evaluations, fewer than the {WORTH} from which a search pays: the map alone"
+        return "none", f"{why}; name optimizer= to search anyway"
     try:
         import cma  # noqa: F401
     except ImportError:
-        return "one_plus_one"
-    return "cma" if size > 1 else "one_plus_one"
+        return "one_plus_one", ""
+    return "cma" if size > 1 else "one_plus_one", ""
 
 
 def _search(
@@ -177,11 +181,6 @@ def _search(
 ) -> None:
     """Generations until the budget is spent or nothing is gained; the best of them on the validation rows is kept."""
     idle, unseen, seen = 0, 0, np.zeros(space.size)
-    try:
-        trial.listen()
-    except BudgetError as error:
-        made.stopped = error.what
-        return
     with tqdm(total=evaluations, desc="search", leave=False, delay=2, disable=progress is False) as bar:
         while True:
             points = search.ask()
@@ -209,6 +208,13 @@ def _search(
                 if not _look([seen, search.mean], space, trial, made, evaluations):
                     break
     _look([seen, search.mean], space, trial, made, evaluations)
+    if len(trial.losses) > 1 and len(set(trial.losses.values())) == 1:
+        made.stopped += f"; all {len(trial.losses)} programs were answered alike"
+        logger.warning(
+            "The search changed no answer: all %d programs were answered alike. Either the model does not mind what "
+            "the program changes, or the steps are too small; optimizer='one_plus_one' widens them.",
+            len(trial.losses),
+        )
 
 
 def _look(points: Sequence[np.ndarray], space: _Space, trial: _Trial, made: _Made, evaluations: int) -> bool:
@@ -238,7 +244,7 @@ class _Space:
         for part in model.active_programs():
             for p in (p for p in part.parameters() if p.requires_grad):
                 start.append(p.detach().double().flatten().cpu().numpy())
-                unit.append(np.full(p.numel(), STRIDE * part.learning_rate))  # a part's own rate says what is far
+                unit.append(np.full(p.numel(), part.stride(p)))  # a part itself knows what is far
         self.start, self.unit, self.projection = np.concatenate(start), np.concatenate(unit), None
         whole = len(self.start)
         self.size = min(whole, dimension if dimension is not None else whole if whole <= WHOLE else PROJECTED)
@@ -296,11 +302,15 @@ class _Trial:
         """Say so where a model that is asked answers one question in two ways."""
         if self.channel is None:
             return
-        noise = self.channel.noise(self.channel.last)
+        try:
+            noise = self.channel.noise(self.channel.last)
+        except BudgetError as error:
+            logger.info("Whether one question has one answer is not known: %s", error)
+            return
         if noise > NOISE:
             logger.warning(
-                "Two answers to one question differ by %.2g of the largest score: so does what is compared here; more "
-                "rows make it less.", noise,
+                "Two answers to one question (%s) differ by %.2g of the largest score: so does what is compared here; "
+                "more rows make it less.", self.channel.twice, noise,
             )  # fmt: skip
 
     def judge(self, numbers: np.ndarray) -> float:
