@@ -187,8 +187,7 @@ def search_of(name: str, size: int, seed: int, population: int | None = None) ->
         ConfigError: an unknown one.
     """
     if name not in SEARCHES:
-        known = "one of auto, " + ", ".join(SEARCHES)
-        raise ConfigError("fit_blackbox(optimizer)", f"{name!r}", known, did_you_mean(name, ["auto", *SEARCHES]))
+        raise ConfigError("fit_blackbox(optimizer)", f"{name!r}", fix=did_you_mean(name, ["auto", *SEARCHES]))
     return SEARCHES[name](size, seed, population)
 
 
