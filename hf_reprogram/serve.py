@@ -166,6 +166,7 @@ def fit_mapping(
 
     Raises:
         UsageError: the mapping estimates nothing, or needs rows and got none; a cache of something else, named.
+        DataError: rows without labels, a label without rows, outputs that are not finite, or the same for all rows.
     """
     mapping = model.active_mapping()
     if mapping.estimated == "never":
@@ -192,6 +193,11 @@ def fit_mapping(
     if ranks > 1:
         values = of_all_ranks(values, len(made))
         labels = of_all_ranks(labels, len(made)) if mapping.fit_needs_labels else None
+    if mapping.fit_needs_labels and len(values) > 1 and bool((values == values[0]).all()):
+        # Not in `fit`: a search meets programs under which all rows look alike, and goes on.
+        what = f"the base gives the same for all {len(values)} rows"
+        fix = "look whether the rows' columns reach the base: the template, the tokenizer's unknown tokens"
+        raise DataError("fit_mapping(rows)", what, "outputs that differ", fix)
     mapping.fit(values, labels)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..batch import Reading, Readout
 from ..errors import ConfigError
 from ..registry import option
-from .base import EstimatedOptions, Mapping, members, strongest, told_apart
+from .base import EstimatedOptions, Mapping, finite, members, strongest
 from .labels import named
 
 
@@ -109,7 +109,7 @@ class ScoreMapping(Mapping):
 
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
-        z, member = told_apart(values), members(labels.cpu().numpy(), self.labels)
+        z, member = finite(values), members(labels.cpu().numpy(), self.labels)
         mean = z.mean(0) if self.options.centred else np.zeros(z.shape[1])
         able = np.array(self.able)
         always = np.flatnonzero(np.isin(able, self.always)).tolist()

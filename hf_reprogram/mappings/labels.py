@@ -13,7 +13,7 @@ from torch import Tensor
 from ..batch import Reading, Readout
 from ..errors import ConfigError, did_you_mean
 from ..registry import option
-from .base import EstimatedOptions, Mapping, check_enough, log_probabilities, members, says_several, told_apart
+from .base import EstimatedOptions, Mapping, check_enough, finite, log_probabilities, members, says_several
 
 
 logger = logging.getLogger(__name__)
@@ -245,7 +245,7 @@ class Labels(Mapping):
 
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
-        z = torch.from_numpy(told_apart(values))
+        z = torch.from_numpy(finite(values))
         if self.options.scores == "probabilities":
             z = log_probabilities(z / self.options.temperature, self.several)
         mean = z.mean(0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..batch import Reading, Readout
 from ..errors import ConfigError
 from ..registry import option
-from .base import EstimatedOptions, Mapping, members, one_token, strongest, told_apart
+from .base import EstimatedOptions, Mapping, finite, members, one_token, strongest
 
 
 @dataclass
@@ -187,7 +187,7 @@ class Linear(Mapping):
 
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
-        z, y = told_apart(values), labels.cpu().numpy()
+        z, y = finite(values), labels.cpu().numpy()
         if self.problem_type == "single_label_classification":
             member = members(y, self.labels)
             if self._logistic:

@@ -56,7 +56,8 @@ class Prototype(ScoreMapping):
         z = z / scale  # (rows, K)
         means = (member / member.sum(0)).T @ z  # (labels, K)
         directions = means
-        if options.shape == "shrunk" and member.sum(0).max() > 1:  # else nothing is known of a spread within labels
+        # Of one row a label nothing is known of a spread within labels.
+        if options.shape == "shrunk" and moves.any() and member.sum(0).max() > 1:
             from sklearn.covariance import LedoitWolf
 
             within = LedoitWolf(assume_centered=True).fit((z - member @ means)[:, moves]).precision_

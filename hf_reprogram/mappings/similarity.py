@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..batch import Reading, Readout
 from ..errors import ConfigError, DataError, UsageError
 from ..registry import option
-from .base import Mapping, MappingOptions, check_enough, log_probabilities, members, says_several, told_apart
+from .base import Mapping, MappingOptions, check_enough, finite, log_probabilities, members, says_several
 
 
 @dataclass
@@ -144,7 +144,7 @@ class Similarity(Mapping):
             raise UsageError(
                 "fit_mapping(rows)", "no prototypes of the source classes", "learn(values, classes) first"
             )
-        z, member = told_apart(values), members(labels.cpu().numpy(), self.labels)
+        z, member = finite(values), members(labels.cpu().numpy(), self.labels)
         centroids = member.T @ z / member.sum(0)[:, None]
         likeness = cosines(self.prototypes.double().cpu().numpy(), centroids)  # (K, labels)
         known, each = int(np.isfinite(likeness).all(1).sum()), self.options.per_label

@@ -227,12 +227,20 @@ class TestAll:
         [
             (np.where(np.arange(10)[:, None] == 4, np.nan, Z), Y, r"rows\)\[4\].*NaN"),
             (Z[:7], Y[:7], r"no row of \['c'\].*leave them out of the labels"),
-            (np.ones_like(Z), Y, "the same for all 10 rows.*template"),
         ],
     )
     def test_rows_that_will_not_do(self, kind: str, z: np.ndarray, y: np.ndarray, says: str) -> None:
         with pytest.raises(DataError, match=says):
             fitted(z, y, type=kind, **({"on": "classes"} if kind == "linear" else {}))
+
+    @pytest.mark.parametrize("kind", [*TYPES, "auto", "labels", "linear"])
+    def test_a_base_that_gives_the_same_for_all_rows(self, kind: str) -> None:
+        """A user is told; a search that meets such a program goes on with a map that says nothing."""
+        options = {"type": kind, **({"on": "classes"} if kind == "linear" else {})}
+        assert fitted(np.ones_like(Z), Y, **options)(Readout(torch.ones(1, 5))).isfinite().all()
+        model = model_of(labels=LABELS, **options)
+        with pytest.raises(DataError, match="the base gives the same for all 4 rows.*template"):
+            model.fit_mapping([{"text": "so good", "label": label} for label in LABELS] * 2)
 
     def test_a_row_of_each_label_makes_a_round_prototype(self) -> None:
         few = [0, 4, 8]
