@@ -71,7 +71,14 @@ class TestUnfittedMapping:
     ("rows", "says"),
     [
         ([{"text": "good"}] * 3, "fit_mapping(rows) ... rows without labels ... 'linear' learns from them"),
-        ([{"text": "good", "label": "positive"}] * 3, "fit_mapping(rows) ... no row of ['negative'] ... every label"),
+        (
+            [{"text": text, "label": "positive"} for text in ("good", "so good", "bad")],
+            "fit_mapping(rows) ... no row of ['negative'] ... every label",
+        ),
+        (
+            [{"text": "good", "label": label} for label in ("positive", "negative")],
+            "fit_mapping(rows) ... the base gives the same for all 2 rows ... template",
+        ),
         ([{"text": "good", "label": 1}] * 3, "rows[0]['label'] ... nothing says which label it means"),
     ],
 )

@@ -122,7 +122,7 @@ MISTAKES: dict[str, tuple[Callable[[ReprogramModel, Path], Any], type[Exception]
             labels=["a", "b", "c"],
         ),
         ConfigError,
-        r"per_label: 3 source labels for each of 3 target labels, and the base has 7\. Expected at most 2",
+        r"per_label: 3 source labels for each of 3 target labels, and there are 7\. Expected at most 2",
     ),
     "an adapter's name with a dot": (
         lambda m, f: m.add_adapter("v1.0", program_config("prompt")),

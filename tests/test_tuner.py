@@ -152,4 +152,5 @@ def test_a_fresh_process_that_has_peft_registers_at_import_and_once() -> None:
         "import hf_reprogram.tuner as t; t.register()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "reprogram_" and done.stderr == ""
+    told = [line for line in done.stderr.splitlines() if "kernels-community" not in line]  # peft loads bitsandbytes
+    assert done.stdout.strip() == "reprogram_" and told == []

@@ -27,6 +27,11 @@ def tolerance(dtype: torch.dtype) -> float:
     return {torch.bfloat16: ROUGH, torch.float16: 2e-2}.get(dtype, 1e-4)
 
 
+# On a CPU with bfloat16 products bitsandbytes lays 4-bit weights out anew at the first forward without gradients. What
+# is trained in front of them then gets none, without a word, and rows shorter than a block of 64 are an error.
+REPACKS = "support_avx512bf16_for_cpu"
+
+
 class Backbone:
     """A plain object around a base. It is no nn.Module: as one it would register the base twice (N10).
 
@@ -107,13 +112,17 @@ class Backbone:
         if self.ledger:
             return
         self.trained = {name: p.requires_grad for name, p in self.base.named_parameters(remove_duplicate=False)}
-        flags = ("training", "gradient_checkpointing", "_gradient_checkpointing_func", "_requires_grad")
+        flags = ("training", "gradient_checkpointing", "_gradient_checkpointing_func", "_requires_grad", REPACKS)
         self.ledger = [(m, flag, vars(m)[flag]) for m in self.base.modules() for flag in flags if flag in vars(m)]
         self.base.requires_grad_(False)
         self.base.eval()
         for module in self.base.modules():
             if "_requires_grad" in vars(module):  # an audio encoder that would make its input a leaf (S1, S3)
                 module._requires_grad = False
+            if REPACKS in vars(module):
+                setattr(module, REPACKS, False)
+                if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False):
+                    module.state_dict()  # lays them out as they were
         if self.base.is_activation_checkpointing:
             self.checkpoint(True)
 

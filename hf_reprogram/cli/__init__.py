@@ -16,6 +16,7 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from logging import ERROR, getLogger
 from typing import Any
 
 from .. import __version__
@@ -28,6 +29,7 @@ STOPPED, PIPE_CLOSED = 130, 141  # what a shell reports of a program that SIGINT
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    getLogger("bitsandbytes").setLevel(ERROR)  # on some CPUs it misses a kernel, and says so when it is imported
     try:
         status = options.run(options)
         sys.stdout.flush()

@@ -69,6 +69,23 @@ def test_a_program_trains_on_packed_weights(quantised: Any, head: bool, tmp_path
     assert torch.equal(logits_of(again, ROWS), logits_of(model, ROWS))
 
 
+def test_gradients_come_through_weights_that_were_read_without_them(quantised: Any, tmp_path: Path) -> None:
+    """Where the CPU has bfloat16 products, bitsandbytes 0.50 then lays weights out anew, and a gradient became 0."""
+    config = tiny("llama")[0].config
+    config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    base, tokenizer = quantised(head=False), tiny("llama")[1]
+    with torch.no_grad():
+        before = base(torch.arange(1, 9)[None]).logits
+    model = hr.get_reprogram_model(base, program_config("prompt"), tokenizer)
+    model.predict(ROWS, progress=False)
+    model(**model.collator()(ROWS)).loss.backward()
+    assert bool(model.active_programs()[0].slots.grad.any())
+    with torch.no_grad():
+        again = base(torch.arange(1, 9)[None]).logits
+    torch.testing.assert_close(again, before, atol=0.05 * float(before.abs().max()), rtol=0)
+
+
 def test_rows_of_a_packed_head(quantised: Any) -> None:
     """A packed matrix has not one row for each word: sliced, it gave other words' bytes, or an index error."""
     base, tokenizer = quantised(), tiny("llama")[1]

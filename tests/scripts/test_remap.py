@@ -57,7 +57,10 @@ class TestCells:
         monkeypatch.setattr(remap, "read", lambda *_: list(rows))
         monkeypatch.setattr(remap, "victim", lambda _: tiny("bert-classifier"))
 
-    def test_simple(self) -> None:
+    def test_simple(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # A word that the tiny tokenizer knows beside each name: else all are one unknown token, which no probe tells.
+        rows = [{**row, "text": f"{row['text']} {'good' if row['label'] == 'a' else 'bad'}"} for row in remap.read()]
+        monkeypatch.setattr(remap, "read", lambda *_: list(rows))
         found = {row.method: row for row in remap.simple(self.plan, self.task, 0)}
         assert set(found) == {"majority", "classical:tfidf", "probe"}
         assert all(row.n == 12 for row in found.values())

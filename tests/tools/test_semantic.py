@@ -34,7 +34,7 @@ def test_what_is_refused() -> None:
     plain = tiny("bert-classifier")[0]
     with pytest.raises(UsageError, match="have no names.*method='frequency'"):
         hr.labels_by_name(plain, ["a", "b"], *tiny("bert-encoder"))
-    with pytest.raises(ConfigError, match="the base has 7"):
+    with pytest.raises(ConfigError, match="and there are 7"):
         hr.labels_by_name(named(), ["a", "b"], *tiny("bert-encoder"), per_label=4)
     with pytest.raises(ConfigError, match="each label once"):
         hr.labels_by_name(named(), ["a", "a"], *tiny("bert-encoder"))
