@@ -9,7 +9,7 @@ from docs_maps import counted
 
 SAID = {
     "said:accuracy": "accuracy of the ridge map, rows left out (what `select` ranks by)",
-    "said:best_accuracy": "the same of the model's best reading",
+    "said:best_accuracy": "ridge accuracy of the model's best reading",
     "said:leep": "LEEP", "said:nce": "NCE", "said:logme": "LogME", "said:h_score": "H-score",
     "said:transrate": "TransRate", "said:gbc": "GBC", "said:agreement": "agreement of gradients",
     "said:tangent": "tangent kernel", "said:parameters": "number of parameters",
@@ -32,7 +32,11 @@ def chosen(found: dict[str, Any] | None) -> str:
     reached = [row for row in found["rows"] if row["metric"] == "reached"]
     models, tasks = (len({key(row) for row in reached}) for key in (lambda r: r["method"], lambda r: r["task"]))
     learn = found["settings"]["plan"]["rows"][0]
-    told = [f"{models} frozen models; {tasks} samples of {learn} rows, of {len(_names(reached))} tasks."]
+    told = [
+        f"{models} frozen models, one of them of random weights; {tasks} samples of {learn} rows, of "
+        f"{len(_names(reached))} tasks. The models were trained for tasks of different kinds, so that accuracy at the "
+        "source is no predictor here."
+    ]
     cost = next((row for row in found["rows"] if row["metric"] == "seconds"), None)
     if cost:
         told.append(f"`select` took {cost['value']:.0f} s for one small model and 256 rows on one core.")

@@ -35,7 +35,10 @@ def test_predictors_and_the_cost() -> None:
         )
     )
     assert "| LEEP | 0.50 | -0.50 to 1.50 |" in told and "0.10" not in told
-    assert "2 frozen models; 3 samples of 256 rows, of 2 tasks." in told and "`select` took 42 s" in told
+    assert (
+        "2 frozen models, one of them of random weights; 3 samples of 256 rows, of 2 tasks." in told
+        and "`select` took 42 s" in told
+    )
     assert told.endswith("`python x.py` at 0123456789ab.")
 
 
