@@ -2,8 +2,9 @@
 """What maps are worth once a program stands before the frozen model: those of mapping_study.py, with and without one.
 
 The sources of mapping_study.py that give gradients, on its targets. On 16 rows a class a program (vectors in front of
-and behind a text, a sound added to a sound) is trained under a linear map of the model's own answers; then every map
-is fitted on the answers that it gives under the program to the same rows, and beside it on those without.
+and behind a text, a sound added to a sound) is trained under a ridge map of the model's own answers, estimated anew
+after each epoch; then every map is fitted on the answers that the model gives under the program to the same rows, and
+beside it on those without. Under a map that learned by gradients too, which was tried first, sounds did harm.
 
     python scripts/fetch_models.py attention-rnn moonshine-tiny smollm2-135m minilm-l6
     python scripts/benchmarks/mapping_programs.py         # hours on one core; saves after every cell, resumes
@@ -27,13 +28,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the cache
 import demo
 import numpy as np
 import torch
-from benchmarks import mapping_study as study
-from benchmarks.mapping_study import BALANCED, TEXTS
-from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from sklearn.metrics import balanced_accuracy_score
 from transformers import PrinterCallback, TrainingArguments
 
 import hf_reprogram as hr
+from benchmarks import mapping_study as study
+from benchmarks.mapping_study import BALANCED, TEXTS
+from benchmarks.report import RESULTS, SCRATCH, Report, Row
 
 
 ABOUT = (
@@ -101,7 +102,7 @@ def cell(source: str, target: str, seed: int, plan: Plan) -> Iterator[Row]:
         if way == WITH:
             with torch.no_grad():
                 said = model.active_mapping()(hr.Readout(judged.scores, kind=reading.kind)).argmax(1).numpy()
-            right["the map trained with it"] = {BALANCED: 100 * balanced_accuracy_score(y_test, said)}
+            right["the map it was trained under"] = {BALANCED: 100 * balanced_accuracy_score(y_test, said)}
         yield from study.judged_rows(f"{source} on {target}, {way}, draw {seed}", right, len(y_test))
         model.unload()
 

@@ -33,15 +33,15 @@ import demo
 import fetch_models
 import numpy as np
 import torch
-from benchmarks import few_shot, speech_data, speech_methods
-from benchmarks.few_shot_tasks import AG_NEWS, MPQA, MR, SST2, TREC
-from benchmarks.few_shot_tasks import read as read_texts
-from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 import hf_reprogram as hr
+from benchmarks import few_shot, speech_data, speech_methods
+from benchmarks.few_shot_tasks import AG_NEWS, MPQA, MR, SST2, TREC
+from benchmarks.few_shot_tasks import read as read_texts
+from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from hf_reprogram.errors import ReprogramError
 from hf_reprogram.serve import readouts
 
@@ -135,7 +135,7 @@ def anchored() -> tuple[Any, Any]:
 
 
 def model_of(source: str, target: str, labels: list[str], program: Any = None) -> hr.ReprogramModel:
-    """The frozen source with a program or none, under a map by gradients."""
+    """The frozen source under a ridge map, which is estimated anew after each epoch under a program."""
     if target in TEXTS:
         base, processor = anchored() if "anchors" in source else few_shot.smollm2()
         template = "{text}" if "anchors" in source else TEXTS[target].untaught.replace("{text}", " {text}")
@@ -144,9 +144,7 @@ def model_of(source: str, target: str, labels: list[str], program: Any = None) -
         base, processor = speech_methods.source(source)
         config = {"program": program or "none", "canvas": speech_methods.SECOND}
     on = "source" if source in ("moonshine-tiny", "smollm2-135m") else "classes"
-    mapping = hr.LinearConfig(
-        on=on, solver="gradient" if program else "ridge", **({"start": "ridge"} if program else {})
-    )
+    mapping = hr.LinearConfig(on=on, refit_every=1 if program else None)
     return hr.get_reprogram_model(
         base, hr.ReprogramConfig(mapping=mapping, labels=labels, **config), processing_class=processor
     )

@@ -54,11 +54,11 @@ def test_maps_with_and_without_a_program() -> None:
     rows = [(f"moonshine-tiny on {target}, {way}", name, "balanced_accuracy", value, "")
             for target, more in (("a", 0.0), ("b", 2.0))
             for way, name, value in (("as it is", "ridge", 60 + more), ("under a program", "ridge", 70 + more),
-                                     ("under a program", "the map trained with it", 65 + more))]  # fmt: skip
+                                     ("under a program", "the map it was trained under", 65 + more))]  # fmt: skip
     told = under_programs(
         _results([*rows, ("all, under a program", "auto", "points_behind_best, balanced_accuracy", 4.0, "x")])
     )
-    assert "| ridge | 61.0, 71.0 |" in told and "| the map trained with it | 66.0 |" in told
+    assert "| ridge | 61.0, 71.0 |" in told and "| the map it was trained under | 66.0 |" in told
     assert "Of the model under a program: `auto` is 4.0 points behind" in told
     assert "3 draws each; `python x.py` at 0123456789ab." in told
 

@@ -22,7 +22,7 @@ def test_every_map_with_and_without_a_program_on_a_tiny_model(monkeypatch: pytes
     monkeypatch.setitem(mapping_study.TEXTS, "sst2", task)
     found = list(cell("smollm2-135m", "sst2", 0, Plan(shots=2, steps=1)))
     names = {way: {row.method for row in found if f", {way}, draw 0" in row.task} for way in (WITHOUT, WITH)}
-    assert names[WITH] - names[WITHOUT] == {"the map trained with it"}
+    assert names[WITH] - names[WITHOUT] == {"the map it was trained under"}
     assert names[WITHOUT] >= {"ridge", "auto", "frequency", "residual", "verbalizer, word by word"}
     values = {way: [r.value for r in found if f", {way}," in r.task and r.method == "ridge"] for way in names}
     assert values[WITH] != [] and values[WITHOUT] != []
@@ -32,11 +32,11 @@ def test_what_the_program_adds_and_how_far_auto_is_behind_each_way() -> None:
     cells = [Row(f"smollm2-135m on b, {way}, draw {n}", name, BALANCED, value + n)
              for n in range(2)
              for way, name, value in ((WITHOUT, "ridge", 70.0), (WITHOUT, "auto", 72.0), (WITH, "ridge", 80.0),
-                                      (WITH, "auto", 76.0), (WITH, "the map trained with it", 78.0))]  # fmt: skip
+                                      (WITH, "auto", 76.0), (WITH, "the map it was trained under", 78.0))]  # fmt: skip
     found = summary(cells)
     assert [(row.task, row.value) for row in found[:2]] == [(f"all, {WITHOUT}", 0.0), (f"all, {WITH}", 4.0)]
     assert {row.method: row.value for row in found if row.metric == "gain_of_program"} == {"ridge": 10.0, "auto": 4.0}
-    assert any(row.method == "the map trained with it" and row.value == 78.5 and row.n == 2 for row in found)
+    assert any(row.method == "the map it was trained under" and row.value == 78.5 and row.n == 2 for row in found)
 
 
 def test_whoever_gives_no_gradient_is_left_out() -> None:
