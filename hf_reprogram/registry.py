@@ -96,7 +96,7 @@ def described(cls: type) -> list[str]:
     """
     told = []
     for f in dataclasses.fields(cls):
-        if not f.metadata.get("help", "Filled in").startswith("Filled in"):
+        if not filled_in(f):
             choices = f" [{', '.join(map(str, f.metadata['choices']))}]" if f.metadata["choices"] else ""
             default = "" if f.default is dataclasses.MISSING else f" = {f.default!r}"
             told.append(f"{f.name}: {f.type}{default}{choices}  {f.metadata['help']}")

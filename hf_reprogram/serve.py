@@ -193,8 +193,9 @@ def fit_mapping(
     if ranks > 1:
         values = of_all_ranks(values, len(made))
         labels = of_all_ranks(labels, len(made)) if mapping.fit_needs_labels else None
-    if mapping.fit_needs_labels and len(values) > 1 and bool((values == values[0]).all()):
-        # Not in `fit`: a search meets programs under which all rows look alike, and goes on.
+    # Not in `fit`: a search meets programs under which all rows look alike, and goes on. Two rows mostly settle it.
+    several = mapping.fit_needs_labels and len(values) > 1
+    if several and torch.equal(values[0], values[1]) and bool((values == values[0]).all()):
         what = f"the base gives the same for all {len(values)} rows"
         fix = "look whether the rows' columns reach the base: the template, the tokenizer's unknown tokens"
         raise DataError("fit_mapping(rows)", what, "outputs that differ", fix)

@@ -28,13 +28,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the cache
 import demo
 import numpy as np
 import torch
+from benchmarks import mapping_study as study
+from benchmarks.mapping_study import BALANCED, TEXTS
+from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from sklearn.metrics import balanced_accuracy_score
 from transformers import PrinterCallback, TrainingArguments
 
 import hf_reprogram as hr
-from benchmarks import mapping_study as study
-from benchmarks.mapping_study import BALANCED, TEXTS
-from benchmarks.report import RESULTS, SCRATCH, Report, Row
 
 
 ABOUT = (

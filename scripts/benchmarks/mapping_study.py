@@ -33,15 +33,15 @@ import demo
 import fetch_models
 import numpy as np
 import torch
+from benchmarks import few_shot, speech_data, speech_methods
+from benchmarks.few_shot_tasks import AG_NEWS, MPQA, MR, SST2, TREC
+from benchmarks.few_shot_tasks import read as read_texts
+from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 import hf_reprogram as hr
-from benchmarks import few_shot, speech_data, speech_methods
-from benchmarks.few_shot_tasks import AG_NEWS, MPQA, MR, SST2, TREC
-from benchmarks.few_shot_tasks import read as read_texts
-from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from hf_reprogram.errors import ReprogramError
 from hf_reprogram.serve import readouts
 
