@@ -82,11 +82,10 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
     config.mapping.suits(backbone.gives, type(backbone.base).__name__)
     _mind_the_head(config, backbone)
     if backbone.modality == "text":
-        _check_answer(config, backbone, tokenizer)
         _mind_the_space(config, backbone, tokenizer)
     else:
         config.canvas = _canvas(config.canvas or CanvasConfig(), backbone)
-        _check_pool(config, backbone)
+    _check_place(config, backbone, tokenizer)
     for part in config.programs:
         part.resolve(config.canvas, backbone, _reading(config, backbone))
     config.base_model_name_or_path = backbone.base.config._name_or_path or None
@@ -94,6 +93,14 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
     config.embedding_rms = remembered(backbone.base, "rms", lambda _: backbone.rms())
     config.fingerprint = identity(backbone.base, processor)
     return config
+
+
+def _check_place(config: ReprogramConfig, backbone: Any, tokenizer: Any) -> None:
+    """What the mapping reads has a place in the rows as the config lays them out."""
+    if backbone.modality == "text":
+        _check_answer(config, backbone, tokenizer)
+    else:
+        _check_pool(config, backbone)
 
 
 def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> None:
@@ -272,6 +279,7 @@ def parts_for(config: ReprogramConfig, backbone: Any, tensors: dict[str, Tensor]
         shapes = parts_state(build_parts(config, backbone))
     artefact.match(tensors, shapes, where)
     with as_artefact(where):
+        _check_place(config, backbone, None)
         parts = build_parts(config, backbone)
     artefact.fill(parts_state(parts), tensors, where)
     return parts

@@ -273,6 +273,15 @@ def test_tokens_that_are_not_those_of_the_words(tmp_path: Path, tokens: Any) -> 
         model.load_adapter(folder, "loaded")
 
 
+def test_an_answer_that_no_template_has(tmp_path: Path) -> None:
+    """Found by fuzzing: without its template the verbalizer loaded, and no row could be scored."""
+    folder = saved("words-only", tmp_path)
+    forge(folder, config=lambda c: c["program"].pop("template"))
+    model = host()
+    with nothing_changes(model), pytest.raises(ArtefactError, match=r"no \{answer\} in '\{text\}'"):
+        model.load_adapter(folder, "loaded")
+
+
 def test_more_slots_than_its_tensors_hold(folder: Path) -> None:
     """Refused by the shapes of its tensors, before room for what the config says is taken."""
     forge(folder, config=lambda c: c["program"].update(template="{prompt:4000} {text}{answer}"))
