@@ -83,6 +83,14 @@ class TestReadings:
         np.testing.assert_allclose(np.log(np.exp(found).sum(1)), whole)  # no probability is lost
         np.testing.assert_array_equal(condensed(z, kept)[0], found)
 
+    def test_of_a_vocabulary_the_first_label_is_one_of_all(self) -> None:
+        """The first token tells the label in all rows, and in nearly all the rest together holds more mass."""
+        z, y = np.random.default_rng(0).normal(size=(200, 20000)), np.arange(200) % 4
+        z[np.arange(200), y] += 8.0
+        rest = condensed(z)[0].argmax(1) == COLUMNS
+        assert rest.mean() > 0.95 and (z.argmax(1) == y).all()
+        assert measured(z, y, 4, scores=True)[0]["nce"] == 0.0
+
     def test_contrasts_add_up_to_all_differences(self) -> None:
         between = scipy.linalg.helmert(4)
         np.testing.assert_allclose(between.T @ between, np.eye(4) - 0.25, atol=1e-12)

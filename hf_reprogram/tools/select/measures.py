@@ -60,7 +60,7 @@ def measured(values: np.ndarray, y: np.ndarray, classes: int, scores: bool) -> t
         what = f"NaN or infinity for {odd} of {len(values)} rows"
         fix = "weights that are whole; dtype=torch.float32 where a half type overflows"
         raise DataError("the model's outputs", what, "finite numbers", fix)
-    values = condensed(values)[0] if scores else values
+    whole, values = values, condensed(values)[0] if scores else values
     if not (values != values[:1]).any():
         raise DataError("select(rows)", "the model gives the same for all rows", "outputs that differ")
     member = np.eye(classes)[y]
@@ -70,7 +70,8 @@ def measured(values: np.ndarray, y: np.ndarray, classes: int, scores: bool) -> t
     found = {
         "accuracy": float(right.mean()),
         "leep": leep(values, y, classes) if scores else float("nan"),
-        "nce": nce(values, y, classes) if scores else float("nan"),
+        # Of all outputs: the rest together may come before any one of them, and is no source label.
+        "nce": nce(whole, y, classes) if scores else float("nan"),
         "logme": logme(np.hstack([size, np.ones((len(size), 1))]), y, classes),
         "h_score": h_score(size, y, classes),
         "transrate": transrate(size, y, classes),
