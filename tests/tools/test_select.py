@@ -251,12 +251,12 @@ class TestSelect:
             hr.select("org/model", ROWS)
 
 
-def entry(model: str, right: int, random: float = 0.0, **measures: float) -> Entry:
+def entry(model: str, right: int, reading: str = "state", random: float = 0.0, **measures: float) -> Entry:
     """An entry of 100 rows, the first `right` of which are told right."""
     marks = np.arange(100) < right
     low, high = interval(marks)
     shown = {"accuracy": float(marks.mean()), **measures}
-    return Entry(model, "state", 8, 1, 1.0, 1.0, 8, shown, low, high, {"accuracy": random}, right=marks)
+    return Entry(model, reading, 8, 1, 1.0, 1.0, 8, shown, low, high, {"accuracy": random}, right=marks)
 
 
 class TestSimple:
@@ -319,8 +319,22 @@ class TestVerdict:
 
     def test_measures_that_disagree(self) -> None:
         said = self.said(entry("m", 90, logme=-1.0), entry("other", 60, logme=0.5))
-        assert "LogME would take other · mean state (60.0): the measures disagree." in said
+        assert "LogME would take other, at best 60.0 (mean state): the measures disagree." in said
         assert "disagree" not in self.said(entry("m", 90, logme=1.0), entry("other", 60, logme=0.5))
+
+    def test_measures_of_classes_disagree_where_a_state_is_best(self) -> None:
+        """LEEP says nothing of a state; model against model it does. A model has its best reading to speak for it."""
+        best, own = entry("a", 95, leep=float("nan")), entry("a", 90, "classes", leep=-1.0)
+        said = self.said(best, own, entry("b", 60, "classes", leep=-0.1))
+        assert "LEEP would take b, at best 60.0 (classes): the measures disagree." in said
+        assert "disagree" not in self.said(best, own, entry("b", 60, "classes", leep=-1.2))
+        assert "disagree" not in self.said(best, entry("b", 60, "classes", leep=-0.1))  # of a it says nothing
+        near = entry("b", 94, leep=float("nan")), own, entry("b", 60, "classes", leep=-0.1)
+        assert "disagree" not in self.said(best, *near)
+
+    def test_the_best_of_a_measure_may_be_another_reading_of_ours(self) -> None:
+        said = self.said(entry("a", 90, logme=-1.0), entry("a", 70, "classes", logme=0.5), entry("b", 60, logme=0.4))
+        assert "disagree" not in said
 
     def test_a_hair_s_breadth_is_no_disagreement(self) -> None:
         others = entry("other", 60, logme=0.51), entry("third", 55, logme=-3.0)

@@ -57,10 +57,14 @@ class Entry:
         return self.measures["accuracy"]
 
     @property
+    def short(self) -> str:
+        """Name of the model; of a folder its last part."""
+        return Path(self.model).name if Path(self.model).is_absolute() else self.model
+
+    @property
     def name(self) -> str:
-        """Model and reading; of a folder its last part."""
-        short = Path(self.model).name if Path(self.model).is_absolute() else self.model
-        return f"{short} · {NAMES[self.reading]}"
+        """Model and reading."""
+        return f"{self.short} · {NAMES[self.reading]}"
 
 
 @dataclass(frozen=True)
@@ -122,24 +126,28 @@ class Selection:
         rivals = [e.name for e in self.entries[1:] if _gap(best, e)[0] <= 0]
         if rivals:
             said.append(f"Not shown to be worse (paired, 95 %): {', '.join(rivals)}.")
-        for name, first in self._firsts():
-            said.append(
-                f"{MEASURES[name].title} would take {first.name} ({_percent(first.accuracy)}): the measures disagree."
-            )
+        for name, other in self._firsts():
+            at_best = f"{other.short}, at best {_percent(other.accuracy)} ({NAMES[other.reading]})"
+            said.append(f"{MEASURES[name].title} would take {at_best}: the measures disagree.")
         return said
 
     def _firsts(self) -> Iterator[tuple[str, Entry]]:
-        """(measure, its first) where that is another model than ours and shown to be worse, and the measure puts it
-        clearly before ours: by a tenth of its range over the entries."""
+        """(measure, the best reading of the model that it puts first) where that is another model than ours and shown
+        to be worse, and the measure puts it clearly before ours: by a tenth of its range over the entries.
+
+        Model against model: LEEP and NCE look at no state, and a model may be best by one.
+        """
         for name in MEASURES:
             able = [e for e in self.entries if np.isfinite(e.measures.get(name, np.nan))]
-            if len({e.model for e in able}) > 1:
-                first, values = max(able, key=lambda e: e.measures[name]), [e.measures[name] for e in able]
-                ours = self.best.measures.get(name, np.nan)
-                if not max(values) - ours >= CLEAR * (max(values) - min(values)):
-                    continue
-                if first.model != self.best.model and _gap(self.best, first)[0] > 0:
-                    yield name, first
+            ours = [e.measures[name] for e in able if e.model == self.best.model]
+            if not ours:
+                continue
+            first, values = max(able, key=lambda e: e.measures[name]), [e.measures[name] for e in able]
+            if first.model == self.best.model or max(values) - max(ours) <= CLEAR * (max(values) - min(values)):
+                continue
+            other = next(e for e in self.entries if e.model == first.model)  # the most accurate comes first
+            if _gap(self.best, other)[0] > 0:
+                yield name, other
 
     # As text ---------------------------------------------------------------------------------------------------------
 
