@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,39 @@ class TestSimple:
         assert says in aside and np.isnan(value) == aside.startswith("none")
         found = Selection([entry("m", 80)], {}, ["a", "b"], 100, 0.5, value, 1, "TF-IDF", aside)
         assert f"TF-IDF: {says}" in found.text() and says in found.to_dict()["aside"]
+
+
+class TestTable:
+    """What stands in the table of text, Markdown and HTML."""
+
+    def test_chance_size_and_random_weights(self) -> None:
+        large = replace(entry("m", 90, logme=0.5), parameters=134_515_008, random={"accuracy": 0.6, "logme": -0.25})
+        found = Selection([large, entry("n", 80)], {}, ["a", "b", "c"], 100, 0.5, float("nan"), 3)
+        first, second = (dict(zip(found.columns(), row, strict=True)) for row in found.cells()[:2])
+        assert (first["random"], first["random LogME"], first["parameters"]) == ("60.0", "-0.25", "135M")
+        assert (second["random LogME"], second["parameters"]) == ("", "1")
+        assert [row[:2] for row in found.cells()[2:]] == [["majority", "50.0"], ["chance", "33.3"]]
+        assert "| chance | 33.3 |" in found.markdown() and "<td>chance</td><td>33.3</td>" in found.html()
+        assert "mean of 3 seed(s)" in found.text() and found.to_dict()["chance"] == 1 / 3
+
+    def test_without_random_weights(self) -> None:
+        plain = replace(entry("m", 90, logme=0.5), random={})
+        assert "random LogME" not in Selection([plain], {}, ["a", "b"], 100, 0.5, 0.5, 0).columns()
+
+    @pytest.mark.parametrize(
+        ("count", "shown"),
+        [
+            (999, "999"),
+            (18_600, "18.6k"),
+            (999_499, "999k"),
+            (999_900, "1M"),
+            (22_713_216, "22.7M"),
+            (7 * 10**9, "7B"),
+        ],
+    )
+    def test_a_count_in_three_figures(self, count: int, shown: str) -> None:
+        found = Selection([replace(entry("m", 90), parameters=count)], {}, ["a", "b"], 100, 0.5, 0.5, 0)
+        assert dict(zip(found.columns(), found.cells()[0], strict=True))["parameters"] == shown
 
 
 class TestVerdict:

@@ -15,6 +15,7 @@ from .readings import NAMES
 
 
 CLEAR = 0.1  # of a measure's range: less is no disagreement
+RANDOM_LOGME = "random LogME"
 WIDE = 0.05  # of an interval, down from the accuracy: a difference that matters may hide in it
 
 
@@ -98,6 +99,11 @@ class Selection:
         """The first."""
         return self.entries[0] if self.entries else None
 
+    @property
+    def chance(self) -> float:
+        """Accuracy of a guess among all labels alike."""
+        return 1 / len(self.labels)
+
     def taus(self) -> dict[str, float]:
         """Kendall's tau of each measure with accuracy over the entries that have it; {} with fewer than three."""
         from scipy.stats import kendalltau
@@ -162,7 +168,7 @@ class Selection:
                 "classical": self.classical,
                 "counted": self.counted,
                 "aside": self.aside,
-                "chance": 1 / len(self.labels),
+                "chance": self.chance,
                 "random_seeds": self.random_seeds,
                 "entries": entries,
                 "failed": self.failed,
@@ -181,7 +187,10 @@ class Selection:
         far = ["SW"] if any(e.distances for e in self.entries) else []
         far += ["bound"] if any("bound" in e.distances for e in self.entries) else []
         heads = ["model · reading", "accuracy", "95 %", "random"]
-        return [*heads, *(MEASURES[n].title for n in used), *far, "outputs", "ms/row", "MB", "map kB"]
+        shown = [MEASURES[n].title for n in used]
+        if "logme" in used and any("logme" in e.random for e in self.entries):
+            shown.insert(used.index("logme") + 1, RANDOM_LOGME)
+        return [*heads, *shown, *far, "parameters", "outputs", "ms/row", "MB", "map kB"]
 
     def cells(self) -> list[list[str]]:
         """The table below `columns`, one list for each entry; what needs no model comes last."""
@@ -193,8 +202,10 @@ class Selection:
                 "accuracy": _percent(e.accuracy),
                 "95 %": f"{_percent(e.low)}-{_percent(e.high)}",
                 "random": _percent(e.random["accuracy"]) if e.random else "",
+                RANDOM_LOGME: _number(e.random.get("logme", float("nan"))),
                 "SW": _number(e.distances.get("sliced", float("nan"))),
                 "bound": _number(e.distances.get("bound", float("nan"))),
+                "parameters": _short(e.parameters),
                 "outputs": f"{e.outputs:,}",
                 "ms/row": f"{e.milliseconds:.1f}",
                 "MB": f"{e.megabytes:,.0f}",
@@ -204,7 +215,12 @@ class Selection:
                 head: _number(e.measures.get(by_title[head], float("nan"))) for head in heads if head in by_title
             }
             made.append([cells[head] for head in heads])
-        for name, value in ((f"{self.counted}, cross-validated", self.classical), ("majority", self.majority)):
+        guesses = {
+            f"{self.counted}, cross-validated": self.classical,
+            "majority": self.majority,
+            "chance": self.chance,
+        }
+        for name, value in guesses.items():
             if value == value:
                 made.append([name, _percent(value), *[""] * (len(heads) - 2)])
         return made
@@ -217,9 +233,8 @@ class Selection:
             f"each row told by the map of all others; intervals by {RESAMPLES:,} resamples of the rows.",
         ]
         if self.random_seeds:
-            said.append(
-                f"random: the same on the model with random weights at its scale, {self.random_seeds} seed(s)."
-            )
+            seeds = f"{self.random_seeds} seed(s)"
+            said.append(f"random: the same on the model with random weights at its scale, the mean of {seeds}.")
         if self.aside:
             said.append(f"{self.counted}: {self.aside}.")
         if tau:
@@ -278,6 +293,14 @@ def _percent(value: float) -> str:
 
 def _number(value: float) -> str:
     return "" if not np.isfinite(value) else f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def _short(count: int) -> str:
+    """A count in three figures: 135M."""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= 0.9995 * size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
 
 
 def _escaped(text: str) -> str:
