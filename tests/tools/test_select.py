@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,13 @@ class TestTable:
     def test_a_count_in_three_figures(self, count: int, shown: str) -> None:
         found = Selection([replace(entry("m", 90), parameters=count)], {}, ["a", "b"], 100, 0.5, 0.5, 0)
         assert dict(zip(found.columns(), found.cells()[0], strict=True))["parameters"] == shown
+
+
+def test_a_page_without_a_figure_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Selection([entry("m", 90)], {}, ["a", "b"], 100, 0.5, 0.5, 1)
+    assert "<svg" in found.html() and "No figure" not in found.html()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "<svg" not in found.html() and "Fix: pip install 'hf-reprogram[figures]'" in found.html()
 
 
 class TestVerdict:

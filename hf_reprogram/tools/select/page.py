@@ -6,6 +6,7 @@ import io
 from html import escape
 from typing import Any
 
+from ...errors import first_line
 from ..diagrams import plot_selection
 
 
@@ -19,7 +20,7 @@ svg { max-width: 100%; height: auto; } li { margin: 0.2rem 0; } .verdict { font-
 
 
 def page(selection: Any) -> str:
-    """HTML of a Selection; without matplotlib, or with no entry, it has no figure."""
+    """HTML of a Selection; without matplotlib it says how to have a figure, with no entry it has none."""
     head = "".join(f"<th>{escape(c)}</th>" for c in selection.columns())
     body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>\n" for row in selection.cells())
     said = "".join(f"<p class='verdict'>{escape(sentence)}</p>\n" for sentence in selection.verdict())
@@ -39,13 +40,13 @@ def page(selection: Any) -> str:
 
 
 def _figure(selection: Any) -> str:
-    """The figure as SVG inside the page."""
-    try:
-        import matplotlib
-    except ImportError:
-        return ""
+    """The figure as SVG inside the page, or what it needs."""
     if not selection.entries:
         return ""
+    try:
+        import matplotlib
+    except ImportError as error:
+        return f"<p>No figure: {escape(first_line(error))}. Fix: pip install 'hf-reprogram[figures]'</p>"
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
