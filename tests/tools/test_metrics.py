@@ -106,6 +106,28 @@ def test_names_that_are_none(given: tuple[str, ...], says: str) -> None:
         hr.load_metric("acuracy")
 
 
+@pytest.mark.parametrize(
+    ("predictions", "labels", "says"),
+    [
+        ([[3.2], [1.1]], [3.0, 0.0], r"predictions\): an array of shape \(2, 1\).*leave compute_metrics out"),
+        ([[3.2], [1.1]], [3, 0], r"predictions\): an array of shape \(2, 1\)"),
+        ([3.2, 1.1], [3, 0], r"predictions\): an array of shape \(2,\)"),
+        (np.zeros((2, 5, 3)), [[1, 2], [1, 2]], r"predictions\): an array of shape \(2, 5, 3\)"),
+        (([[0.0, 1.0]], [[0.0]]), [1], r"predictions\): a tuple of 2"),
+        (LOGITS, TRUTH.astype(float), r"label_ids\): an array of shape \(4,\) of float64.*each of 4 rows"),
+        (LOGITS, np.eye(2, dtype=int)[TRUTH], r"label_ids\): an array of shape \(4, 2\)"),
+        (LOGITS, TRUTH[:3], r"label_ids\): an array of shape \(3,\)"),
+        (LOGITS, [0, 0, 1, 2], r"label_ids\)\[3\]: 2.*from 0 to 1"),
+        (LOGITS, [0, -100, 1, 1], r"label_ids\)\[1\]: -100"),
+    ],
+)
+def test_what_is_no_single_label_is_no_accuracy(predictions: Any, labels: Any, says: str) -> None:
+    """The first place of a regression's one output is 0 for every row."""
+    given = predictions if isinstance(predictions, tuple) else np.asarray(predictions)
+    with pytest.raises(DataError, match=says):
+        hr.compute_metrics("accuracy")(SimpleNamespace(predictions=given, label_ids=np.asarray(labels)))
+
+
 def test_the_diagram_shows_each_bin() -> None:
     model = build(program_config("prompt"), "llama")
     axes = hr.plot_reliability(model, ROWS, bins=5).axes[0]

@@ -52,6 +52,7 @@ def compute_metrics(*metrics: str) -> Callable[[Any], dict[str, float]]:
 
     Raises:
         ConfigError: no metric, or one that is not about labels.
+        DataError: when it is called, for what is no single label for each row: a regression, several labels, texts.
 
     Example:
 
@@ -65,7 +66,7 @@ def compute_metrics(*metrics: str) -> Callable[[Any], dict[str, float]]:
     loaded = {name: load_metric(name) for name in metrics}
 
     def judge(found: Any) -> dict[str, float]:
-        logits, labels = np.asarray(found.predictions), np.asarray(found.label_ids)
+        logits, labels = _single_labels(found.predictions, found.label_ids)
         made: dict[str, float] = {}
         for name, metric in loaded.items():
             said = _softmax(logits) if name == "calibration_error" else logits.argmax(-1)
@@ -96,6 +97,27 @@ def table(values: Any, where: str, expected: str, fix: str) -> np.ndarray:
     if not np.isfinite(found).all():
         raise DataError(where, "NaN or infinity", expected, fix)
     return found
+
+
+def _single_labels(predictions: Any, label_ids: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(logits (rows, labels), ids (rows,)). The first place of anything else is a number too, and means nothing."""
+    where, fix = (
+        "compute_metrics(predictions)",
+        "leave compute_metrics out: the Trainer measures what suits the problem",
+    )
+    if isinstance(predictions, tuple | list):
+        raise DataError(where, f"a {type(predictions).__name__} of {len(predictions)}", "one array of logits", fix)
+    logits, labels = np.asarray(predictions), np.asarray(label_ids)
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise DataError(where, f"an array of shape {logits.shape}", "logits (rows, labels) of two labels or more", fix)
+    where, rows, classes = "compute_metrics(label_ids)", *logits.shape
+    if labels.shape != (rows,) or labels.dtype.kind not in "iu":
+        what = f"an array of shape {labels.shape} of {labels.dtype}"
+        raise DataError(where, what, f"a whole number for each of {rows} rows", fix)
+    odd = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(odd):
+        raise DataError(f"{where}[{odd[0]}]", f"{labels[odd[0]]}", f"a label from 0 to {classes - 1}", fix)
+    return logits, labels
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
