@@ -52,7 +52,9 @@ def test_a_file_that_cannot_be_written_is_told_first(folder: Path, capsys: pytes
     assert "--html" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium: apt-get install --no-install-recommends chromium")
+@pytest.mark.skipif(
+    shutil.which("chromium") is None, reason="no chromium: apt-get install --no-install-recommends chromium"
+)
 def test_a_browser_shows_the_page(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert main(command(folder, "--html", str(page))) == 0
