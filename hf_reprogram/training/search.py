@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -124,11 +125,12 @@ def search_mappings(
             raise UsageError(
                 "search_mappings", "no mapping can be tried", "one that is estimated", "; ".join(by_reason(left_out))
             )
-        values, y = _read(wrapped, collator, made, {_reading(m) for m in able.values()}, batch_size)
+        values, y = _read(wrapped, collator, made, {r for m in able.values() for r in _readings(m)}, batch_size)
         trials = []
         parts = _folds(y, folds, seed)
         for name, mapping in able.items():
-            odd = int(values[_reading(mapping)].isnan().flatten(1).any(1).sum())
+            unclear = [values[reading].isnan().flatten(1).any(1) for reading in _readings(mapping)]
+            odd = int((unclear[0] | unclear[1]).sum())
             if odd:  # said once for all, and not in the words of each solver
                 left_out[name] = f"the base gives NaN for {odd} of {len(y)} rows"
                 continue
@@ -181,7 +183,7 @@ def _able(
             wrapped.fit_mapping()  # from texts of its own: the same in every fold
         wrapped.set_adapter("default")
         wrapped.delete_adapter("tried")
-        size = wrapped.backbone.head.size if _reading(mapping) == Reading("rows") else 0
+        size = wrapped.backbone.head.size if Reading("rows") in _readings(mapping) else 0
         if any(True for _ in mapping.parameters()):
             left_out[trial.name] = "it trains by gradients"
         elif 4 * size * rows > IN_MEMORY:
@@ -193,8 +195,14 @@ def _able(
     return able, left_out
 
 
-def _reading(mapping: Mapping) -> Reading:
-    return mapping.reading() if mapping.estimated == "never" else mapping.fit_reading()
+def _fits(mapping: Mapping) -> bool:
+    """Whether it is fitted in every fold: estimated, and not from texts of its own."""
+    return mapping.estimated != "never" and mapping.calibration_rows() is None
+
+
+def _readings(mapping: Mapping) -> tuple[Reading, Reading]:
+    """(what its fit reads, what it then reads of a row) of a mapping that is not fitted yet, where it will be."""
+    return (mapping.fit_reading() if _fits(mapping) else mapping.reading()), mapping.reading()
 
 
 def _read(
@@ -223,12 +231,13 @@ def _judged(
     mapping: Mapping, values: dict[Reading, Tensor], y: Tensor, parts: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
     """(rows,) 1.0 where a row is told right by the map of the other folds."""
-    reading = _reading(mapping)
-    given, right = values[reading], np.zeros(len(y))
+    learnt, asked = _readings(mapping)
+    right = np.zeros(len(y))
     for rest, part in parts:
-        if mapping.estimated != "never" and mapping.calibration_rows() is None:
-            mapping.fit(given[rest], y[rest])
-        said = mapping(Readout(given[part], kind=reading.kind)).argmax(1)
+        fresh = copy.deepcopy(mapping)  # one that goes on from earlier counts would know the rows it is judged by
+        if _fits(mapping):
+            fresh.fit(values[learnt][rest], y[rest])
+        said = fresh(Readout(values[asked][part], kind=asked.kind)).argmax(1)
         right[part] = (said == y[part]).double().numpy()
     return right
 

@@ -93,6 +93,33 @@ def test_nan_is_one_short_error() -> None:
     assert str(error.value).count("the base gives NaN for 2 of 12 rows") == 1 and len(str(error.value)) < 1000
 
 
+def test_a_map_that_learns_from_states_and_reads_classes() -> None:
+    base, tokenizer = tiny("bert-classifier")
+    similar = hr.SimilarityConfig(per_label=1)
+    rows = [{**row, "text": f"{row['text']} {word}"} for word in ("good", "bad", "day") for row in ROWS]
+    trial = hr.search_mappings(base, config(mapping=similar), rows, tokenizer, candidates=[], folds=3).best
+    y = np.array([LABELS.index(row["label"]) for row in rows])
+    right = []
+    for rest, part in StratifiedKFold(3, shuffle=True, random_state=0).split(y, y):
+        model = hr.get_reprogram_model(base, config(mapping=similar), processing_class=tokenizer)
+        model.fit_mapping([rows[i] for i in rest])
+        said = model.predict([rows[i] for i in part])
+        right += [answer["label"] == rows[i]["label"] for answer, i in zip(said, part, strict=True)]
+        base = model.unload()
+    assert trial.name == "similarity (per_label 1)" and trial.accuracy == np.mean(right)
+
+
+def test_no_map_remembers_the_rows_that_it_is_judged_by() -> None:
+    """Labels drawn at random: a map that adds the counts of earlier folds would know them."""
+    base, tokenizer = tiny("bert-classifier")
+    rng = np.random.default_rng(0)
+    words = ["good", "bad", "day", "phone", "book", "love", "fine", "my", "so"]
+    rows = [{"text": " ".join(rng.choice(words, 4)), "label": LABELS[i % 2]} for i in range(40)]
+    plain, kept = hr.LabelsConfig(per_label=1), hr.LabelsConfig(per_label=1, remember=0.999)
+    found = hr.search_mappings(base, config(mapping=plain), rows, tokenizer, candidates=[kept])
+    assert len({trial.accuracy for trial in found.trials}) == 1 and len(found.trials) == 2
+
+
 def test_an_untrained_program_stands_before_it() -> None:
     base, tokenizer = tiny("llama")
     program = {"type": "prompt", "template": "{prompt:3} {text}"}
