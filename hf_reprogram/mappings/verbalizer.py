@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..batch import Reading, Readout
 from ..errors import ConfigError
 from ..registry import option
-from .base import Mapping, MappingOptions, word_tokens
+from .base import Mapping, MappingOptions, finite, word_tokens
 
 
 @dataclass
@@ -255,11 +255,11 @@ class Verbalizer(Mapping):
 
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
-        words = self._words(values)
+        words = torch.from_numpy(finite(self._words(values)))
         if self._by_word:
-            self.offset.copy_(words.double().mean(0))
+            self.offset.copy_(words.mean(0))
         else:
-            share = self._reduced(words).double().softmax(1).mean(0)
+            share = self._reduced(words).softmax(1).mean(0)
             self.offset.copy_(share.clamp(min=1e-12).log())
         self.fitted.fill_(1)
 

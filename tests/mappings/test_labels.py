@@ -12,7 +12,7 @@ import torch
 from hf_reprogram.batch import Readout
 from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.errors import ConfigError, DataError
-from hf_reprogram.mappings.labels import frequencies, greedy
+from hf_reprogram.mappings.labels import assigned, frequencies, greedy
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
 from hf_reprogram.testing import LABELS, ROWS, logits_of, tiny
 
@@ -48,6 +48,11 @@ class TestByHand:
         assert chosen.tolist() == [[0], [1], [3]]
         assert sum(counts[k, c] for c, (k,) in enumerate(chosen)) == 7
         assert (Z[:, chosen[:, 0]].argmax(1) == Y).mean() == 0.7
+
+    def test_the_best_assignment_takes_seven_too(self) -> None:
+        counts = frequencies(Z, MEMBER, soft=False)
+        chosen = assigned(counts, 1)
+        assert sum(counts[k, c] for c, (k,) in enumerate(chosen)) == 7 and chosen.tolist() == [[0], [1], [3]]
 
     def test_ties_go_to_the_lowest_index(self) -> None:
         assert greedy(np.zeros((4, 2)), 2).tolist() == [[0, 1], [2, 3]]

@@ -10,7 +10,7 @@ import torch
 
 from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.errors import ConfigError, DataError, UsageError
-from hf_reprogram.mappings.linear import LinearConfig, fixed_penalty, logistic, ridge
+from hf_reprogram.mappings.linear import LinearConfig, fixed_penalty, left_out, logistic, ridge
 from hf_reprogram.model import get_reprogram_model
 from hf_reprogram.testing import LABELS, LANGUAGE_MODELS, ROWS, logits_of, tiny
 
@@ -39,6 +39,18 @@ def test_leave_one_out_error_is_what_refitting_without_each_row_gives() -> None:
         b = np.linalg.solve(z.T @ z + np.eye(5), z.T @ t)
         errors.append((target[i] - (Z[i] - Z[keep].mean(0)) @ b - target[keep].mean(0)) ** 2)
     assert ridge(Z, np.eye(3)[Y], [1.0])[3] == pytest.approx(np.mean(errors), abs=1e-12)
+
+
+@pytest.mark.parametrize(("penalty", "trace", "right"), [(0.1, 5.4554, 0.8), (1.0, 4.1739, 0.7), (10.0, 2.6377, 0.7)])
+def test_leverages_and_rows_told_right(penalty: float, trace: float, right: float) -> None:
+    """A row's own share h in its fit follows from y - yhat = (1 - h) (y - what the others say)."""
+    target = np.eye(3)[Y]
+    matrix, bias, *_ = ridge(Z, target, [penalty])
+    fit = Z @ matrix.T + bias
+    h = 1 - (target - fit) / (target - left_out(Z, target, [penalty]))
+    np.testing.assert_allclose(h, h[:, :1].repeat(3, 1), atol=1e-9)  # of each output the same
+    assert h[:, 0].sum() == pytest.approx(trace, abs=1e-4)
+    assert (fit.argmax(1) == Y).mean() == pytest.approx(right)
 
 
 def test_solution() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from hf_reprogram.batch import Readout
 from hf_reprogram.config import ReprogramConfig
-from hf_reprogram.errors import ConfigError, UsageError
+from hf_reprogram.errors import ConfigError, DataError, UsageError
 from hf_reprogram.mappings.verbalizer import Verbalizer, VerbalizerConfig
 from hf_reprogram.model import get_reprogram_model
 from hf_reprogram.testing import ROWS, logits_of, tiny
@@ -42,6 +42,27 @@ def test_logsumexp_gives_a_class_with_more_words_no_head_start() -> None:
     assert _verbalizer(reduce="logsumexp")(Readout(torch.tensor([[2.0, 1.0, 2.5]])))[0, 0].item() == pytest.approx(
         1.6201, abs=1e-4
     )
+
+
+@pytest.mark.parametrize(("best", "first"), [(1, 4.0), (2, 3.0), (3, 2.0), (9, 2.0)])
+def test_the_mean_of_the_best_words_of_a_row(best: int, first: float) -> None:
+    """Three words of 2, 0 and 4: the best is 4, two have the mean 3, three 2; the other class has one word of 2.5."""
+    config = VerbalizerConfig(
+        words={"a": ["x", "y", "z"], "b": ["w"]}, ids={"a": [0, 1, 3], "b": [2]}, reduce="top", best=best
+    )
+    mapping = Verbalizer(config, _Backbone, ["a", "b"], "single_label_classification")
+    scores = mapping(Readout(torch.tensor([[2.0, 0.0, 4.0, 2.5], [0.0, 1.0, 0.0, -1.0]])))
+    assert scores[0].tolist() == pytest.approx([first, 2.5])
+    assert scores[1].tolist() == pytest.approx([1 / min(best, 3), -1.0])  # each row has best words of its own
+
+
+def test_the_sum_of_probabilities_under_the_whole_vocabulary() -> None:
+    """The reference's .23106 and .27850: of log-probabilities, as words of several tokens give them, logsumexp is the
+    log of their mean, of two words half of the sum."""
+    h = torch.tensor([[2.0, 1.0, 2.5, 0.0, 3.0, -1.0]])
+    scores = _verbalizer(reduce="logsumexp")(Readout(h.log_softmax(1)[:, :3]))
+    assert (2 * scores[0, 0].exp()).item() == pytest.approx(0.23106, abs=1e-5)
+    assert scores[0, 1].exp().item() == pytest.approx(0.27850, abs=1e-5)
 
 
 def test_contextual_calibration() -> None:
@@ -79,6 +100,14 @@ def test_calibration_by_word_takes_what_is_common_to_a_row_for_nothing() -> None
     moved.fit(values + common, None)
     expected, found = plain(Readout(values)), moved(Readout(values + common))
     torch.testing.assert_close(found[:, 0] - found[:, 1], expected[:, 0] - expected[:, 1])
+
+
+@pytest.mark.parametrize("calibration", ["contextual", "batch", "words"])
+def test_a_row_that_is_no_number_calibrates_nothing(calibration: str) -> None:
+    mapping = _verbalizer(calibration=calibration)
+    with pytest.raises(DataError, match=r"fit_mapping\(rows\)\[1\]: NaN or infinity"):
+        mapping.fit(torch.tensor([[1.0, 2.0, 3.0], [1.0, math.nan, 3.0]]), None)
+    assert mapping.needs_fit and mapping.offset.tolist() == [0.0] * len(mapping.offset)
 
 
 def test_domain_calibration_is_pmi_up_to_a_constant_per_row() -> None:
