@@ -37,7 +37,8 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
         labels: names of the target labels; the order is the id. None takes them from the mapping's words.
         problem_type: `single_label_classification`, `multi_label_classification` (a row has any number of labels) or
             `regression` (labels name the numbers that come out). A mapping that writes texts makes it `transcription`.
-        class_weight: factor of the loss by label.
+        class_weight: factor of the loss by label. Of maps that are fitted in closed form only `linear` heeds it too
+            (ridge and logistic, one label to a row); a program that trains under another one heeds it.
         canvas: of models that hear: how a clip or a series is laid out, `CanvasConfig(...)` or a dict of its options.
             None is the base's own fixed length, or one second.
         base_auto_class: filled in: the `transformers` auto class that loads the base.

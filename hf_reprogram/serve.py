@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -199,7 +200,17 @@ def fit_mapping(
         what = f"the base gives the same for all {len(values)} rows"
         fix = "look whether the rows' columns reach the base: the template, the tokenizer's unknown tokens"
         raise DataError("fit_mapping(rows)", what, "outputs that differ", fix)
+    _check_weighed(model, mapping)
     mapping.fit(values, labels)
+
+
+def _check_weighed(model: Any, mapping: Any) -> None:
+    """Warn where class weights would move nothing: the fit does not heed them, and no loss that does is trained."""
+    trains = any(True for part in (*model.active_programs(), mapping) for _ in part.parameters())
+    if mapping.class_weight is not None and not mapping.fit_weighs and not trains:
+        what = f"the fit of {mapping.options.type!r} for {mapping.problem_type} does not heed it, and nothing trains"
+        fix = "mapping='linear' weighs rows of one label each"
+        warnings.warn(f"ReprogramConfig.class_weight: {what}. Fix: {fix}", UserWarning, stacklevel=3)
 
 
 def frozen_rows(

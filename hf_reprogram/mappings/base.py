@@ -152,6 +152,11 @@ class Mapping(nn.Module):
         """Whether the rows for `fit` must carry labels."""
         return False
 
+    @property
+    def fit_weighs(self) -> bool:
+        """Whether `fit` heeds `class_weight`, and not only the loss."""
+        return False
+
     def forward(self, readout: Readout) -> Tensor:
         """Target logits (batch, classes) from a readout."""
         raise NotImplementedError
@@ -161,7 +166,7 @@ class Mapping(nn.Module):
         raise NotImplementedError
 
     def weigh(self, class_weight: dict[str, float] | None) -> None:
-        """Factors of the loss by label."""
+        """Factors of the loss by label, and of the rows of a fit that heeds them."""
         if class_weight is not None:
             self.class_weight = torch.tensor([float(class_weight[label]) for label in self.labels])
 

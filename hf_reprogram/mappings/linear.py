@@ -97,7 +97,8 @@ class Linear(Mapping):
     - `gradient`: trained with the program, from small random numbers or from the ridge or logistic solution; with
       `rank`, as left @ right, which begin as the nearest product to that solution (its singular values).
 
-    The first two are estimated once, by `fit_mapping(rows)` or at the start of training.
+    The first two are estimated once, by `fit_mapping(rows)` or at the start of training. Where rows have one label each
+    they heed the config's `class_weight`: a row's squared error (left out too) or log-loss, times that of its label.
 
     Shapes: readout (batch, K); matrix (classes, K), or left (classes, rank) and right (rank, K); logits
     (batch, classes).
@@ -171,6 +172,10 @@ class Linear(Mapping):
     def fit_needs_labels(self) -> bool:
         return True
 
+    @property
+    def fit_weighs(self) -> bool:
+        return self.problem_type == "single_label_classification"  # else one label's factor moves no other's fit
+
     def reading(self) -> Reading:
         if self.options.on == "state":
             return Reading("state", pool=self.options.pool, layer=self.options.layer, parts=self.options.parts)
@@ -190,10 +195,11 @@ class Linear(Mapping):
         z, y = finite(values), labels.cpu().numpy()
         if self.problem_type == "single_label_classification":
             member = members(y, self.labels)
+            weights = None if self.class_weight is None else self.class_weight.double().cpu().numpy()[y]
             if self._logistic:
-                matrix, bias = logistic(z, y, self.options.inverse_penalty)
+                matrix, bias = logistic(z, y, self.options.inverse_penalty, weights)
             else:
-                matrix, bias, *_ = ridge(z, member, penalties_of(z, member))
+                matrix, bias, *_ = ridge(z, member, penalties_of(z, member, weights), weights)
         else:  # labels 0 and 1 become -1 and 1, so that a score above zero means yes
             matrix, bias, *_ = ridge(z, y * 2.0 - 1 if self.problem_type == "multi_label_classification" else y)
         if self.options.rank is None:
@@ -224,22 +230,24 @@ class Linear(Mapping):
 
 
 def ridge(
-    z: np.ndarray, target: np.ndarray, penalties: list[float] | None = None
+    z: np.ndarray, target: np.ndarray, penalties: list[float] | None = None, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Ridge regression with the penalty of the least leave-one-out error.
+    """Ridge regression with the penalty of the least leave-one-out error; the bias is not penalised.
 
     Args:
         z: (rows, K) float64 features.  target: (rows, outputs) numbers; one-hot labels for classes.
         penalties: the grid; None is 10^j tr(Z'Z) / min(rows, K), j = -4 ... 3, Z centred.
+        weights: (rows,) factors of the rows' squared errors, in Z'Z too; None is 1 for each.
 
     Returns:
-        matrix (outputs, K), bias (outputs,), the penalty, its leave-one-out mean squared error.
+        matrix (outputs, K), bias (outputs,), the penalty, its leave-one-out mean of (weighted) squared errors.
     """
     from sklearn.linear_model import RidgeCV
 
     if penalties is None:  # with two rows or fewer, leaving one out leaves nothing to fit
-        penalties = [10.0**j * _scale(z) for j in range(-4, 4)] if len(z) > 2 else [fixed_penalty(z)]
-    found = RidgeCV(alphas=penalties).fit(z, target)
+        few = len(z) <= 2
+        penalties = [fixed_penalty(z, weights)] if few else [10.0**j * _scale(z, weights) for j in range(-4, 4)]
+    found = RidgeCV(alphas=penalties).fit(z, target, sample_weight=weights)
     return np.atleast_2d(found.coef_), np.atleast_1d(found.intercept_), float(found.alpha_), -float(found.best_score_)
 
 
@@ -257,32 +265,38 @@ def left_out(z: np.ndarray, target: np.ndarray, penalties: list[float] | None = 
     return found.cv_results_[..., grid.index(found.alpha_)]
 
 
-def _scale(z: np.ndarray) -> float:
-    return max(float(np.square(z - z.mean(0)).sum()) / min(z.shape), 1e-12)
+def _scale(z: np.ndarray, weights: np.ndarray | None = None) -> float:
+    square = np.square(z - np.average(z, axis=0, weights=weights))
+    return max(float((square if weights is None else square * weights[:, None]).sum()) / min(z.shape), 1e-12)
 
 
-def fixed_penalty(z: np.ndarray) -> float:
+def fixed_penalty(z: np.ndarray, weights: np.ndarray | None = None) -> float:
     """The penalty where leaving one out tells nothing: tr(Z'Z) / (10 min(N, K)), Z centred."""
-    return 0.1 * _scale(z)
+    return 0.1 * _scale(z, weights)
 
 
-def penalties_of(z: np.ndarray, member: np.ndarray) -> list[float] | None:
-    """The grid for rows of one label each, `member` (rows, labels).
+def penalties_of(z: np.ndarray, member: np.ndarray, weights: np.ndarray | None = None) -> list[float] | None:
+    """The grid for rows of one label each, `member` (rows, labels), and of weights (rows,).
 
     Where no label has two rows, the one left out is of a label unseen: the best guess is the mean, and the largest
     penalty would win.
     """
-    return None if member.sum(0).max() > 1 else [fixed_penalty(z)]
+    return None if member.sum(0).max() > 1 else [fixed_penalty(z, weights)]
 
 
-def logistic(z: np.ndarray, y: np.ndarray, inverse_penalty: float) -> tuple[np.ndarray, np.ndarray]:
-    """L2 logistic regression on standardised features, as a map of the raw ones: (classes, K) and (classes,)."""
+def logistic(
+    z: np.ndarray, y: np.ndarray, inverse_penalty: float, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """L2 logistic regression on standardised features, as a map of the raw ones: (classes, K) and (classes,).
+
+    `weights` (rows,) are factors of the rows' log-losses.
+    """
     from sklearn.linear_model import LogisticRegression
 
     mean, spread = z.mean(0), z.std(0)
     # A dead feature's rounding errors are no signal, and would make its weight enormous.
     spread = np.where(spread > max(1e-6 * np.median(spread), 1e-12), spread, 1.0)
-    found = LogisticRegression(C=inverse_penalty, max_iter=2000).fit((z - mean) / spread, y)
+    found = LogisticRegression(C=inverse_penalty, max_iter=2000).fit((z - mean) / spread, y, weights)
     coef, intercept = found.coef_, found.intercept_
     if len(coef) == 1:  # two classes come as one row: the log odds of the second
         coef, intercept = np.concatenate([-coef / 2, coef / 2]), np.concatenate([-intercept / 2, intercept / 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,88 @@ def test_one_row_per_label_gets_a_fixed_penalty() -> None:
         mapping.fit(z[:rows], torch.arange(rows) % 3)
         matrix, *_ = ridge(z[:rows].double().numpy(), np.eye(3)[np.arange(rows) % 3], penalties)
         np.testing.assert_allclose(mapping.matrix.numpy(), matrix, atol=1e-6)
+
+
+class TestWeights:
+    """M§A.10: rows times sqrt(N / (C n_c)), that is class weights of N / (C n_c)."""
+
+    def test_by_hand(self) -> None:
+        """Two rows of one label and one of another: weights .75, .75, 1.5; means 2.5 and .5; Z'WZ 8.25, Z'WY 2.25;
+        with a penalty of .75 the slope is 2.25 / 9 and the bias .5 - 2.5 / 4."""
+        z, target, weights = np.array([[0.0], [2.0], [4.0]]), np.eye(2)[[0, 0, 1]], np.array([0.75, 0.75, 1.5])
+        matrix, bias, *_ = ridge(z, target, [0.75], weights)
+        np.testing.assert_allclose(matrix, [[-0.25], [0.25]])
+        np.testing.assert_allclose(bias, [1.125, -0.125])
+        assert fixed_penalty(z, weights) == pytest.approx(0.1 * 8.25)
+
+    def test_the_error_is_that_of_refits_without_each_row(self) -> None:
+        target, weights = np.eye(3)[Y], np.array([10 / 12, 10 / 9, 10 / 9])[Y]
+        errors = []
+        for i in range(len(Z)):
+            keep = np.arange(len(Z)) != i
+            w = weights[keep] / weights[keep].sum()
+            z, t = Z[keep] - w @ Z[keep], target[keep] - w @ target[keep]
+            b = np.linalg.solve(z.T @ (weights[keep, None] * z) + np.eye(5), z.T @ (weights[keep, None] * t))
+            errors.append(weights[i] * (target[i] - (Z[i] - w @ Z[keep]) @ b - w @ target[keep]) ** 2)
+        assert ridge(Z, target, [1.0], weights)[3] == pytest.approx(np.mean(errors), abs=1e-12)
+
+    def test_the_same_for_all_rows_is_none(self) -> None:
+        plain, all_alike = ridge(Z, np.eye(3)[Y]), ridge(Z, np.eye(3)[Y], None, np.full(len(Z), 7.0))
+        np.testing.assert_allclose(all_alike[0], plain[0])
+        np.testing.assert_allclose(all_alike[1], plain[1])
+
+    @pytest.mark.parametrize("solver", ["ridge", "logistic"])
+    def test_those_of_the_config_reach_the_fit(self, solver: str) -> None:
+        base, tokenizer = tiny("bert")
+        given = {"a": 1.0, "b": 4.0, "c": 9.0}
+        config = ReprogramConfig(
+            program={"type": "none", "template": "{text}"},
+            mapping=LinearConfig(pool="mean", solver=solver),
+            labels=list(given),
+            class_weight=given,
+        )
+        mapping = get_reprogram_model(base, config, tokenizer).active_mapping()
+        z = torch.randn(30, mapping.matrix.shape[1], generator=torch.Generator().manual_seed(0))
+        y = np.arange(30) % 3
+        mapping.fit(z, torch.from_numpy(y))
+        weights, z = np.array(list(given.values()))[y], z.double().numpy()
+        if solver == "ridge":
+            matrix, bias, *_ = ridge(z, np.eye(3)[y], None, weights)
+        else:
+            matrix, bias = self._theirs(z, y, weights)
+        np.testing.assert_allclose(mapping.matrix.numpy(), matrix, atol=1e-4)
+        np.testing.assert_allclose(mapping.bias.numpy(), bias, atol=1e-4)
+
+    @staticmethod
+    def _theirs(z: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
+
+        scaler = StandardScaler().fit(z)
+        found = LogisticRegression(C=0.1, max_iter=2000).fit(scaler.transform(z), y, weights)
+        matrix = found.coef_ / scaler.scale_
+        return matrix, found.intercept_ - matrix @ scaler.mean_
+
+    @pytest.mark.parametrize(
+        ("mapping", "program", "warns"),
+        [
+            ({"type": "bayesian"}, {"type": "none"}, True),
+            ({"type": "linear", "on": "classes"}, {"type": "none"}, False),
+            ({"type": "bayesian"}, {"type": "prompt", "template": "{prompt:2} {text}"}, False),  # its loss heeds them
+        ],
+    )
+    def test_where_nothing_heeds_them_it_is_said(self, mapping: dict[str, Any], program: Any, warns: bool) -> None:
+        base, tokenizer = tiny("bert-classifier")
+        config = ReprogramConfig(
+            program=program, mapping=mapping, labels=LABELS, class_weight={LABELS[0]: 1.0, LABELS[1]: 9.0}
+        )
+        model = get_reprogram_model(base, config, tokenizer)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            model.fit_mapping(ROWS)
+        said = [str(w.message) for w in caught if "class_weight" in str(w.message)]
+        assert bool(said) == warns
+        assert all("'bayesian' for single_label_classification does not heed it" in each for each in said)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
