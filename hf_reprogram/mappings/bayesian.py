@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..errors import ConfigError
 from ..registry import option
 from ._scores import ScoreMapping, ScoreOptions, probabilities
 from .labels import frequencies
@@ -29,7 +30,15 @@ class BayesianConfig(ScoreOptions):
         choices=("first", "likely"),
     )
     smoothing: float = option(1.0, "Added to each source label's count: rare ones vote less.", low=0.0, high=1e6)
-    share: float = option(0.15, "Of the source labels, those that are likely; at least one.", low=1e-6, high=1.0)
+    share: float = option(
+        0.15, "Of the source labels, those that are likely, where they count; at least one.", low=1e-6, high=1.0
+    )
+
+    def validate(self) -> None:
+        super().validate()
+        if self.share != BayesianConfig.share and self.count == "first":
+            what = f"{self.share} with count='first', which has no use for it"
+            raise ConfigError("BayesianConfig.share", what, f"{BayesianConfig.share}", "count='likely'")
 
 
 class Bayesian(ScoreMapping):

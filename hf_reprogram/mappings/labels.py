@@ -61,7 +61,7 @@ class LabelsConfig(EstimatedOptions):
     soft: bool = option(False, "Count probabilities instead of first places.")
     among: list[str] = option([], "Names of the base's classes that may be source labels; [] is all of them.")
     temperature: float = option(
-        1.0, "What logits are divided by before they become probabilities.", low=1e-3, high=1e3
+        1.0, "What logits are divided by before they become probabilities (`scores`).", low=1e-3, high=1e3
     )
     remember: float = option(
         0.0, "Share of earlier counts that is kept where the map is estimated anew (`refit_every`).", low=0.0,
@@ -75,6 +75,9 @@ class LabelsConfig(EstimatedOptions):
             raise ConfigError(
                 "LabelsConfig.reduce", "'logsumexp' of probabilities", "'mean' or 'sum'", "scores='logits'"
             )
+        if self.scores != "probabilities" and self.temperature != 1:
+            what = f"{self.temperature} with scores={self.scores!r}, which are not divided by it"
+            raise ConfigError("LabelsConfig.temperature", what, "1", "scores='probabilities'")
         if self.soft and self.method not in COUNTING:
             raise ConfigError(
                 "LabelsConfig.soft", f"True with method={self.method!r}, which counts nothing", "method='frequency'"
@@ -154,7 +157,7 @@ class Labels(Mapping):
 
     Options = LabelsConfig
     paper = "1806.11146, 2007.08714, 2106.09296, 2211.11635"
-    example = {"per_label": 2}
+    example = {"per_label": 2, "scores": "probabilities"}
     tries = ({}, {"method": "assignment"})
 
     def __init__(self, options: LabelsConfig, backbone: Any, labels: list[str], problem_type: str) -> None:

@@ -97,7 +97,7 @@ class Linear(Mapping):
     - `gradient`: trained with the program, from small random numbers or from the ridge or logistic solution; with
       `rank`, as left @ right, which begin as the nearest product to that solution (its singular values).
 
-    The first two are estimated once, by `fit_mapping(rows)` or at the start of training. Where rows have one label each
+    The first two are estimated once, by `fit_mapping(rows)` or at the start of training. Where rows have a label each
     they heed the config's `class_weight`: a row's squared error (left out too) or log-loss, times that of its label.
 
     Shapes: readout (batch, K); matrix (classes, K), or left (classes, rank) and right (rank, K); logits

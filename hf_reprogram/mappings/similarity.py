@@ -94,6 +94,9 @@ class Similarity(Mapping):
             raise ConfigError(
                 "SimilarityConfig.layer", f"{options.layer} of a base that reads", "None: its last layer"
             )
+        if options.most != SimilarityConfig.most and options.assignment == "balanced":
+            what = f"{options.most} with assignment='balanced', which gives every label `per_label`"
+            raise ConfigError("SimilarityConfig.most", what, f"{SimilarityConfig.most}", "assignment='greedy'")
         check_enough(backbone.classes, len(labels), options.per_label, "SimilarityConfig.per_label")
         self.names, self.several = backbone.base.config.id2label, says_several(backbone.base)
         self.register_buffer("groups", torch.zeros(len(labels), backbone.classes, dtype=torch.uint8))

@@ -325,6 +325,7 @@ class TestRefused:
         [
             ({"scores": "probabilities", "reduce": "logsumexp"}, "LabelsConfig.reduce"),
             ({"method": "random", "soft": True}, "LabelsConfig.soft"),
+            ({"temperature": 7.0}, "LabelsConfig.temperature: 7.0 with scores='logits'.*scores='probabilities'"),
             ({"method": "frequent"}, "did you mean 'frequency'"),
             ({"on": "vocabulary"}, "'labels' reads rows"),
         ],

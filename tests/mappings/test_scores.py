@@ -74,6 +74,10 @@ class TestBayesian:
         mapping = fitted(Z[:7], Y[:7], type="bayesian", labels=["a", "b"], count="likely")
         assert mapping.matrix.isfinite().all() and bool(mapping.matrix.any())
 
+    def test_a_share_that_nothing_reads(self) -> None:
+        with pytest.raises(ConfigError, match="BayesianConfig.share: 0.4 with count='first'.*count='likely'"):
+            model_of(type="bayesian", share=0.4)
+
     def test_is_bayes_rule_where_nothing_is_smoothed(self) -> None:
         counts = np.array([[3.0, 1, 1], [1, 2, 0], [0, 0, 2]])
         found = conditional(counts, 0.0)

@@ -123,6 +123,11 @@ def test_more_labels_than_the_base_has_classes() -> None:
         _model(labels=[f"word {i}" for i in range(8)], per_label=1)
 
 
+def test_a_bound_that_nothing_reads() -> None:
+    with pytest.raises(ConfigError, match=r"SimilarityConfig.most: 5 with assignment='balanced'.*'greedy'"):
+        _model(most=5)
+
+
 def test_rows_of_every_label_are_needed() -> None:
     with pytest.raises(DataError, match="no row of \\['negative'\\]"):
         _model().fit_mapping(AUDIO_ROWS[:1])
