@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..batch import Reading, Readout
 from ..errors import ConfigError
 from ..registry import option
-from .base import EstimatedOptions, Mapping, finite, members, strongest
+from .base import EstimatedOptions, Mapping, finite, members, strongest, warn_of_offsets
 from .labels import named
 
 
@@ -112,6 +112,8 @@ class ScoreMapping(Mapping):
         z, member = finite(values), members(labels.cpu().numpy(), self.labels)
         mean = z.mean(0) if self.options.centred else np.zeros(z.shape[1])
         able = np.array(self.able)
+        if not self.options.centred:
+            warn_of_offsets(z[:, able], type(self.options).__name__)
         always = np.flatnonzero(np.isin(able, self.always)).tolist()
         kept = able[likeliest((z - mean)[:, able], len(self.indices), always)]
         matrix, bias = self.weigh_sources(self.options, z[:, kept] - mean[kept], member, kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +16,9 @@ from ..losses import LOSSES
 from ..metrics import metrics
 from ..registry import Options, option
 from ..symbols import Targets
+
+
+UNEVEN = 0.5  # rho above which scores want to be centred
 
 
 @dataclass
@@ -210,6 +214,20 @@ def finite(values: Tensor) -> np.ndarray:
         what, fix = "NaN or infinity in what the base gives", "look at the row; a base in float16 may need float32"
         raise DataError(f"fit_mapping(rows)[{odd[0]}]", what, "finite numbers", fix)
     return z
+
+
+def warn_of_offsets(z: np.ndarray, where: str) -> None:
+    """Warn where scores (rows, K) that are not centred differ by their outputs' means more than by their rows.
+
+    rho is the deviation of the means over the mean deviation of an output (M§A.11: above a half, counts of first
+    places say more of the base than of the rows).
+    """
+    rho = float(z.mean(0).std() / max(z.std(0).mean(), 1e-12))
+    if rho > UNEVEN:
+        first = len(np.unique(z.argmax(1)))
+        what = f"False, and the outputs' means deviate {rho:.3g} (rho) times as much as an output does"
+        covered = f"{first} of {z.shape[1]} come first for some row"
+        warnings.warn(f"{where}.centred: {what}; {covered}. Fix: centred=True", UserWarning, stacklevel=4)
 
 
 def members(y: np.ndarray, labels: list[str]) -> np.ndarray:

@@ -13,7 +13,16 @@ from torch import Tensor
 from ..batch import Reading, Readout
 from ..errors import ConfigError, did_you_mean
 from ..registry import option
-from .base import EstimatedOptions, Mapping, check_enough, finite, log_probabilities, members, says_several
+from .base import (
+    EstimatedOptions,
+    Mapping,
+    check_enough,
+    finite,
+    log_probabilities,
+    members,
+    says_several,
+    warn_of_offsets,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -252,6 +261,8 @@ class Labels(Mapping):
         if self.options.scores == "probabilities":
             z = log_probabilities(z / self.options.temperature, self.several)
         mean = z.mean(0)
+        if not self.options.centred:
+            warn_of_offsets(z[:, self.able].numpy(), "LabelsConfig")
         if self.fit_needs_labels:
             z = z - mean if self.options.centred else z
             self.indices.copy_(torch.from_numpy(self._choose(z.numpy(), labels.cpu().numpy())))

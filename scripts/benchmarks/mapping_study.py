@@ -20,6 +20,7 @@ import functools
 import os
 import random
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -369,6 +370,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
     options = parser.parse_args(given)
     demo.quiet()
+    warnings.filterwarnings("ignore", ".*centred: False")  # two maps are left so to see what it costs
     torch.set_num_threads(1)
     plan = QUICK if options.quick else Plan()
     settings = {"threads": 1, "pairs": [" on ".join(pair) for pair in PAIRS[: plan.pairs]], "plan": asdict(plan)}
