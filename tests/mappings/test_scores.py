@@ -5,7 +5,9 @@ Fixture F1 of the reference by hand, an independent formula beside each, what is
 
 from __future__ import annotations
 
+import sys
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from hf_reprogram.mappings._scores import likeliest, probabilities
 from hf_reprogram.mappings.bayesian import conditional
 from hf_reprogram.mappings.linear import ridge
 from hf_reprogram.mappings.residual import corrected
-from hf_reprogram.mappings.transport import transported
+from hf_reprogram.mappings.transport import spread_out, transported
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
 from hf_reprogram.testing import LABELS, tiny
 from tests.mappings.test_labels import MEMBER, Y, Z
@@ -106,6 +108,44 @@ class TestTransport:
         a = b = np.array([0.5, 0.5])
         plan = transported(a, b, np.array([[0.0, 9.0], [9.0, 1.0]]), mass=0.5)
         np.testing.assert_allclose(plan, [[0.5, 0], [0, 0]], atol=1e-9)
+
+    def test_the_plan_of_the_reference_with_entropy(self) -> None:
+        """An independent way: the plan is diag(u) exp(-cost / e) diag(v)."""
+        cost = 1 - conditional(np.array([[3.0, 1, 1], [1, 2, 0], [0, 0, 2]]), 1.0)
+        a, b = np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.3, 0.3])
+        plan = spread_out(a, b, cost, 0.1)
+        assert (plan * cost).sum() == pytest.approx(0.333974, abs=1e-6)
+        kernel, v = np.exp(-cost / 0.1), np.ones(3)
+        for _ in range(1000):
+            u = a / (kernel @ v)
+            v = b / (kernel.T @ u)
+        np.testing.assert_allclose(plan, u[:, None] * kernel * v, atol=1e-6)
+        mapping = fitted(type="transport", centred=False, entropy=0.1)
+        np.testing.assert_allclose(mapping.matrix.T.numpy()[[0, 1, 3]], plan / plan.sum(0), atol=1e-6)
+
+    def test_entropy_that_cannot_be_had(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ConfigError, match="entropy: 0.1 with mass=0.5.*one of the two"):
+            model_of(type="transport", entropy=0.1, mass=0.5)
+        with pytest.raises(DataError, match="entropy=1e-06.*a larger entropy, or 0"):
+            fitted(type="transport", entropy=1e-6)
+        monkeypatch.setitem(sys.modules, "ot", None)
+        with pytest.raises(ConfigError, match=r"POT is not usable.*hf-reprogram\[transport\].*entropy=0"):
+            fitted(type="transport", entropy=0.1)
+
+    def test_a_solver_that_fails_is_our_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import scipy.optimize
+
+        failed = SimpleNamespace(x=None, message="iteration limit")
+        monkeypatch.setattr(scipy.optimize, "linprog", lambda *args, **options: failed)
+        with pytest.raises(DataError, match=r"no transport plan \(iteration limit\)"):
+            fitted(type="transport")
+
+    def test_labels_for_which_no_mass_is_left_are_named(self) -> None:
+        with pytest.warns(
+            UserWarning, match=r"mass: 0\.3 leaves no source label for \['a'\], whose score is 0.*mass=1"
+        ):
+            mapping = fitted(type="transport", mass=0.3)
+        assert not mapping.matrix[0].any()
 
     def test_each_label_s_weights_sum_to_one(self) -> None:
         mapping = fitted(type="transport", centred=False)
