@@ -70,12 +70,11 @@ class ScoreMapping(Mapping):
         if problem_type != "single_label_classification":
             what = f"{problem_type!r} with the mapping {options.type!r}"
             raise ConfigError("ReprogramConfig.problem_type", what, "'single_label_classification'", "'linear'")
-        self.on_classes = "classes" in backbone.gives
-        self.size = backbone.classes if self.on_classes else backbone.head.size
-        self.names = backbone.base.config.id2label if self.on_classes else {}
+        self.source, self.size, self.names = self.read_from(backbone)
+        self.whole = self.source.kind != "rows"  # what it reads is never less than all of it
         self.able = named(options.among, self.names, self.size, f"{type(options).__name__}.among")
         able = len(self.able)
-        usual = able if self.on_classes else min(SOURCES, able)
+        usual = able if self.whole else min(SOURCES, able)
         count = usual if options.sources is None else options.sources
         if count > able:
             where = f"{type(options).__name__}.sources"
@@ -84,6 +83,12 @@ class ScoreMapping(Mapping):
         self.register_buffer("matrix", torch.zeros(len(labels), count))
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("bias", torch.zeros(len(labels)))
+
+    def read_from(self, backbone: Any) -> tuple[Reading, int, dict[int, str]]:
+        """(what a fit reads, how many numbers that is, what those that have names are called)."""
+        if "classes" in backbone.gives:
+            return Reading("classes"), backbone.classes, backbone.base.config.id2label
+        return Reading("rows"), backbone.head.size, {}
 
     @property
     def estimated(self) -> str:
@@ -94,16 +99,16 @@ class ScoreMapping(Mapping):
         return True
 
     def fit_reading(self) -> Reading:
-        return Reading("classes") if self.on_classes else Reading("rows")
+        return self.source
 
     def reading(self) -> Reading:
-        if self.on_classes or self.needs_fit:
-            return self.fit_reading()
+        if self.whole or self.needs_fit:
+            return self.source
         return Reading("rows", ids=tuple(self.indices.tolist()))
 
     def forward(self, readout: Readout) -> Tensor:
         values = readout.values.float()
-        if values.shape[1] != len(self.indices) or self.on_classes:
+        if values.shape[1] != len(self.indices) or self.whole:
             values = values[:, self.indices]
         return nn.functional.linear(values - self.mean, self.matrix, self.bias)
 
@@ -146,7 +151,7 @@ class ScoreMapping(Mapping):
     def explain(self) -> dict[str, Any]:
         """Per target label its strongest source labels and their weights."""
         return {
-            "reads": "the base's own classes" if self.on_classes else "tokens of the vocabulary",
+            "reads": "the base's own classes" if self.whole else "tokens of the vocabulary",
             "source labels": strongest(self.labels, *self.weights()),
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.registry import method_class, names
 from hf_reprogram.testing import (
     AUDIO_FAMILIES,
@@ -13,6 +14,7 @@ from hf_reprogram.testing import (
     check_mapping,
     check_program,
     config_of,
+    mapping_config,
     refused,
     suits,
 )
@@ -34,6 +36,19 @@ def test_contract(kind: str, name: str, check: str, family: str, request: pytest
         CHECKS[check](config, family)
     elif check == next(iter(CHECKS)):  # once is enough
         refused(config, family)
+
+
+# What the same mapping reads of another base than that of its example.
+OTHERWISE = {"prototype of states": {"type": "prototype", "on": "state", "pool": "mean"}}
+
+
+@pytest.mark.parametrize("family", ["llama", "t5", "bert-encoder", "hubert-encoder", "ast-classifier"])
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("way", OTHERWISE)
+def test_ways_beside_the_example(way: str, check: str, family: str) -> None:
+    config = mapping_config(OTHERWISE[way]["type"], family)
+    config = ReprogramConfig.from_dict({**config.to_dict(), "mapping": OTHERWISE[way]})
+    CHECKS[check](config, family)
 
 
 @pytest.mark.slow

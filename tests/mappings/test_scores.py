@@ -23,7 +23,7 @@ from hf_reprogram.mappings.linear import ridge
 from hf_reprogram.mappings.residual import corrected
 from hf_reprogram.mappings.transport import spread_out, transported
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
-from hf_reprogram.testing import LABELS, tiny
+from hf_reprogram.testing import LABELS, ROWS, tiny
 from tests.mappings.test_labels import MEMBER, Y, Z
 
 
@@ -38,7 +38,7 @@ def model_of(
         base.score = torch.nn.Linear(base.config.hidden_size, classes, bias=False)
         base.config.num_labels = classes
     config = ReprogramConfig(
-        program={"type": "none", "template": "{text}" if family.endswith("classifier") else "{text}{answer}"},
+        program={"type": "none", "template": "{text}{answer}" if family == "llama" else "{text}"},
         mapping=mapping,
         labels=labels or THREE,
     )
@@ -183,6 +183,46 @@ class TestPrototype:
         """ProtoVerb's released code stacks rows by label, and fails where their numbers differ."""
         mapping = fitted(Z[[0, 1, 2, 4, 7]], np.array([0, 0, 0, 1, 2]), type="prototype")
         assert mapping.matrix.isfinite().all()
+
+
+class TestPrototypeOfStates:
+    STATE = {"type": "prototype", "on": "state", "pool": "mean"}
+    LOSS = 0.455700  # of M§A.14: vectors [1 0], [.8 .6], [0 1], [.6 .8] against prototypes e1 and e2
+
+    def test_a_loss_by_hand(self) -> None:
+        """Two labels of a row each, e1 and e2 but for their length; then the vectors of the reference, longer too."""
+        mapping = model_of("bert-encoder", labels=LABELS, **self.STATE, standardised=False).active_mapping()
+        states = torch.zeros(6, mapping.size)
+        states[:, :2] = torch.tensor([[9.0, 0.0], [0.0, 0.3], [2.0, 0.0], [8.0, 6.0], [0.0, 1.0], [0.06, 0.08]])
+        mapping.fit(states[:2], torch.tensor([0, 1]))
+        logits = mapping(Readout(states[2:], kind="state"))
+        assert mapping.loss(logits, torch.tensor([0, 0, 1, 1])).item() == pytest.approx(self.LOSS, abs=1e-6)
+
+    @pytest.mark.parametrize(("family", "pool"), [("bert-encoder", "mean"), ("bert-encoder", "statistics"),
+                                                  ("llama", "answer")])  # fmt: skip
+    def test_is_the_nearest_mean_of_unit_vectors(self, family: str, pool: str) -> None:
+        model = model_of(family, labels=LABELS, type="prototype", on="state", pool=pool, standardised=False)
+        model.fit_mapping(ROWS)
+        z = torch.nn.functional.normalize(model.frozen_rows(ROWS).values, dim=1).double()
+        y = torch.tensor([LABELS.index(row["label"]) for row in ROWS])
+        means = torch.stack([z[y == c].mean(0) for c in range(2)])
+        nearest = torch.cdist(z, means).argmin(1).tolist()
+        assert [LABELS.index(answer["label"]) for answer in model.predict(ROWS)] == nearest
+        assert model.explain()["mapping"] == {"reads": f"state, {pool}"}
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"on": "state", "sources": 3}, "PrototypeConfig.sources: 3 with on='state'"),
+            ({"on": "state", "centred": False}, "PrototypeConfig.centred: False with on='state'.*know no offset"),
+            ({"pool": "mean"}, "PrototypeConfig.pool: 'mean' with on='auto'.*on='state'"),
+            ({"on": "state"}, "answer slot"),
+            ({}, "reads classes or rows"),
+        ],
+    )
+    def test_what_is_refused(self, options: dict[str, Any], says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            model_of("bert-encoder", labels=LABELS, type="prototype", **options)
 
 
 class TestResidual:
