@@ -339,6 +339,27 @@ class TestAll:
         with pytest.raises(DataError, match="the base gives the same for all 4 rows.*template"):
             model.fit_mapping([{"text": "so good", "label": label} for label in LABELS] * 2)
 
+    ONE_EACH = [
+        *({"type": kind} for kind in (*TYPES, "auto", "labels", "similarity")),
+        {"type": "bayesian", "count": "likely"}, {"type": "transport", "entropy": 0.1},
+        {"type": "labels", "soft": True}, {"type": "labels", "method": "assignment"},
+        {"type": "prototype", "on": "state", "pool": "mean"},
+        *({"type": "linear", "on": "classes", "solver": solver} for solver in ("ridge", "logistic")),
+    ]  # fmt: skip
+
+    @pytest.mark.parametrize("mapping", ONE_EACH, ids=lambda m: "-".join(map(str, m.values())))
+    def test_a_row_of_each_label_is_enough(self, mapping: dict[str, Any]) -> None:
+        few = [
+            {"text": text, "label": label}
+            for text, label in zip(("so good", "a bad day", "my phone"), THREE, strict=True)
+        ]
+        model = model_of(classes=7, **mapping, **({"per_label": 1} if mapping["type"] == "similarity" else {}))
+        model.fit_mapping(few)
+        assert model.score(few).isfinite().all()
+        # A ridge, or nearest mean, of three rows that differ tells them apart; first places may be the same for all.
+        if mapping["type"] in ("prototype", "linear"):
+            assert [answer["label"] for answer in model.predict(few)] == THREE
+
     def test_a_row_of_each_label_makes_a_round_prototype(self) -> None:
         few = [0, 4, 8]
         assert sorted(Y[few].tolist()) == [0, 1, 2]
