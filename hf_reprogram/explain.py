@@ -95,8 +95,7 @@ def _named(facts: dict[str, Any], token: Callable[[int], str]) -> dict[str, Any]
 
     sources = facts.get("source labels", {})
     for label, found in sources.items():
-        weighed = isinstance(found, dict)
-        sources[label] = {name(k): weight for k, weight in found.items()} if weighed else [name(k) for k in found]
+        sources[label] = {name(k): weight for k, weight in found.items()}
     return facts
 
 

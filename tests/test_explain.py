@@ -46,6 +46,11 @@ def test_of_text_it_prints_the_mapping_with_its_token_ids() -> None:
     assert f"' bad': {token}" in page and "slot   4" in page
 
 
+def test_label_words_have_their_weights() -> None:
+    found = build(program_config("prompt"), "llama").explain()["mapping"]["source labels"]
+    assert found == {"negative": {" bad": 0.5, " poor": 0.5}, "positive": {" good": 1.0}}
+
+
 @pytest.mark.parametrize("mapping", [{"type": "bayesian", "sources": 4}, {"type": "labels", "per_label": 2},
                                      {"type": "linear", "on": "source"}])  # fmt: skip
 def test_source_labels_of_a_vocabulary_are_named(mapping: dict[str, Any]) -> None:
@@ -55,6 +60,7 @@ def test_source_labels_of_a_vocabulary_are_named(mapping: dict[str, Any]) -> Non
     model.fit_mapping(ROWS)
     found = model.explain()["mapping"]["source labels"]
     assert set(found) == set(LABELS) and all(isinstance(name, str) for names in found.values() for name in names)
+    assert all(isinstance(weight, float) for names in found.values() for weight in names.values())
     assert any(found.values())
 
 
@@ -65,7 +71,12 @@ def test_a_linear_map_of_classes_says_which_speak_for_a_label() -> None:
     model.fit_mapping(ROWS)
     found = model.explain()["mapping"]["source labels"]
     assert {name for names in found.values() for name in names} <= set(base.config.id2label.values())
-    assert all(weight > 0 for weights in found.values() for weight in weights.values())
+    # Two rows of a ridge map are each other's opposites: what speaks for one label speaks against the other.
+    first, second = (found[label] for label in LABELS)
+    assert min(first.values()) < 0 < max(first.values()) and len(first) == 5
+    assert first == {name: pytest.approx(-weight, abs=2e-4) for name, weight in second.items()}
+    sizes = [abs(weight) for weight in first.values()]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 class TestRatios:

@@ -250,17 +250,19 @@ def members(y: np.ndarray, labels: list[str]) -> np.ndarray:
 def strongest(
     labels: list[str], sources: list[str | int], weights: Tensor, most: int = 5
 ) -> dict[str, dict[str | int, float]]:
-    """Per target label the source labels that speak for it most, with their weights (labels, sources).
+    """Per target label the source labels that count most for or, below zero, against it, with their weights.
 
     Example:
 
-        >>> strongest(["bird"], ["crow", "cat", "jay"], torch.tensor([[0.5, -1.0, 2.0]]))
-        {'bird': {'jay': 2.0, 'crow': 0.5}}
+        >>> strongest(["bird"], ["crow", "cat", "jay", "sun"], torch.tensor([[0.5, -1.0, 2.0, 0.0]]))
+        {'bird': {'jay': 2.0, 'cat': -1.0, 'crow': 0.5}}
     """
-    order = weights.argsort(1, descending=True)[:, :most].tolist()
+    weights = weights.detach()  # (labels, sources)
+    order = weights.abs().argsort(dim=1, descending=True, stable=True)[:, :most]
+    found = zip(labels, order.tolist(), weights.gather(1, order).tolist(), strict=True)
     return {
-        label: {sources[k]: round(row[k], 4) for k in best if row[k] > 0}
-        for label, best, row in zip(labels, order, weights.tolist(), strict=True)
+        label: {sources[k]: round(weight, 4) for k, weight in zip(best, row, strict=True) if weight}
+        for label, best, row in found
     }
 
 

@@ -15,7 +15,7 @@ from ..errors import ConfigError, DataError
 from ..losses import NEVER
 from ..metrics import collapsed
 from ..registry import option
-from .base import Mapping, MappingOptions
+from .base import Mapping, MappingOptions, strongest
 
 
 logger = logging.getLogger(__name__)
@@ -172,6 +172,6 @@ class Ctc(Mapping):
         return (list(range(self.matrix.shape[1])), self.matrix[1:]) if self.options.on == "tokens" else None
 
     def explain(self) -> dict[str, Any]:
-        strongest = self.matrix.detach()[1:].argmax(1).tolist()
-        name = "strongest token of each symbol" if self.options.on == "tokens" else "strongest feature of each symbol"
-        return {"reads": f"frames, {self.options.on}", name: dict(zip(self.options.symbols, strongest, strict=True))}
+        found = self.weights()
+        named = {"source labels": strongest(self.options.symbols, *found)} if found else {}  # features have no names
+        return {"reads": f"frames, {self.options.on}", **named}

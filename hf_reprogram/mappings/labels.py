@@ -21,6 +21,7 @@ from .base import (
     log_probabilities,
     members,
     says_several,
+    strongest,
     warn_of_offsets,
 )
 
@@ -292,11 +293,10 @@ class Labels(Mapping):
         return choose(counts, self.indices.shape[1])
 
     def explain(self) -> dict[str, Any]:
-        chosen = [[self.names.get(i, i) for i in row if i >= 0] for row in self.indices.tolist()]
         return {
             "reads": "the base's own classes" if self.on_classes else "tokens of the vocabulary",
             "method": self.options.method,
-            "source labels": dict(zip(self.labels, chosen, strict=True)),
+            "source labels": strongest(self.labels, *self.weights(), most=self.indices.shape[1]),
         }
 
     def weights(self) -> tuple[list[str | int], Tensor] | None:

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from ..batch import Reading, Readout
 from ..errors import ConfigError, DataError, UsageError
 from ..registry import option
-from .base import Mapping, MappingOptions, check_enough, finite, log_probabilities, members, says_several
+from .base import (
+    Mapping,
+    MappingOptions,
+    check_enough,
+    finite,
+    log_probabilities,
+    members,
+    says_several,
+    strongest,
+)
 
 
 @dataclass
@@ -171,11 +180,10 @@ class Similarity(Mapping):
         return total - groups.sum(1).log() if self.options.reduce == "mean" else total
 
     def explain(self) -> dict[str, Any]:
-        chosen = [[self.names.get(k, k) for k in torch.nonzero(row).flatten().tolist()] for row in self.groups]
         return {
             "reads": "the base's own classes",
             "assignment": self.options.assignment,
-            "source labels": dict(zip(self.labels, chosen, strict=True)),
+            "source labels": strongest(self.labels, *self.weights(), most=self.groups.shape[1]),
         }
 
     def weights(self) -> tuple[list[str | int], Tensor] | None:

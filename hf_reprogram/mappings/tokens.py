@@ -16,7 +16,7 @@ from ..errors import ConfigError, UsageError
 from ..losses import IGNORED
 from ..registry import option
 from ..symbols import Symbols, Targets, check_symbols, check_table, stand_ins
-from .base import Mapping, MappingOptions
+from .base import Mapping, MappingOptions, strongest
 
 
 DEVIATION = 0.02  # of the paper's random start
@@ -227,11 +227,9 @@ class Tokens(Mapping):
         return plain, {"rows": rows.clone(), "bias": bias.clone()}
 
     def explain(self) -> dict[str, Any]:
-        found = {"reads": "symbols at positions", "form": self.options.form}
-        if self.options.form != "full":
-            return found
-        strongest = dict(zip(self.options.symbols, self.gamma.detach().argmax(1).tolist(), strict=True))
-        return found | {"ids": {"strongest token of each symbol": strongest}}
+        found = self.weights()
+        named = {"source labels": strongest(self.options.symbols, *found)} if found else {}
+        return {"reads": "symbols at positions", "form": self.options.form, **named}
 
     def weights(self) -> tuple[list[str | int], Tensor] | None:
         return (list(range(self.gamma.shape[1])), self.gamma * self.unit) if self.options.form == "full" else None

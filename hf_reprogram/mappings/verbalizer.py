@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..batch import Reading, Readout
 from ..errors import ConfigError
 from ..registry import option
-from .base import Mapping, MappingOptions, finite, word_tokens
+from .base import Mapping, MappingOptions, finite, strongest, word_tokens
 
 
 @dataclass
@@ -270,6 +270,7 @@ class Verbalizer(Mapping):
             "reduce": self.options.reduce,
             "rows": self.options.rows,
             "words": self.options.label_words(),
+            "source labels": strongest(self.labels, *self.weights(), most=sum(self.sizes)),
             "offset": offset,
         }
 

@@ -121,7 +121,7 @@ class TestGiven:
         mapping = self._given().active_mapping()
         assert mapping.indices.tolist() == [[5, 0], [2, -1], [6, 1]]
         assert mapping.explain()["source labels"] == {
-            "cat": ["LABEL_5", "LABEL_0"], "dog": ["LABEL_2"], "cow": ["LABEL_6", "LABEL_1"]
+            "cat": {"LABEL_5": 0.5, "LABEL_0": 0.5}, "dog": {"LABEL_2": 1.0}, "cow": {"LABEL_6": 0.5, "LABEL_1": 0.5}
         }  # fmt: skip
         assert not mapping.needs_fit
 

@@ -114,6 +114,7 @@ def test_it_is_fitted_from_rows_and_read_from_classes(family: str) -> None:
     assert model.active_mapping().groups.sum(0).max() == 1
     said = model.explain()["mapping"]["source labels"]
     assert list(said) == LABELS and all(name.startswith("LABEL_") for names in said.values() for name in names)
+    assert [list(names.values()) for names in said.values()] == [[0.5, 0.5], [0.5, 0.5]]
     assert model.predict(AUDIO_ROWS[:1])[0]["label"] in LABELS
 
 
