@@ -50,7 +50,7 @@ class PrototypeConfig(ScoreOptions):
         odd = next((f for f in fields(self) if f.name in idle and chosen(self, f)), None)
         if odd is not None:
             what = f"{getattr(self, odd.name)!r} with on={self.on!r}, which has no use for it"
-            fix = "on='state'" if odd.name == "pool" else "leave it out; distances to means know no offset"
+            fix = "on='state'" if odd.name == "pool" else "leave it out"
             raise ConfigError(f"PrototypeConfig.{odd.name}", what, "the default", fix)
 
     def reads(self) -> tuple[str, ...]:

@@ -214,7 +214,7 @@ class TestPrototypeOfStates:
         ("options", "says"),
         [
             ({"on": "state", "sources": 3}, "PrototypeConfig.sources: 3 with on='state'"),
-            ({"on": "state", "centred": False}, "PrototypeConfig.centred: False with on='state'.*know no offset"),
+            ({"on": "state", "centred": False}, "PrototypeConfig.centred: False with on='state'.*leave it out"),
             ({"pool": "mean"}, "PrototypeConfig.pool: 'mean' with on='auto'.*on='state'"),
             ({"on": "state"}, "answer slot"),
             ({}, "reads classes or rows"),
