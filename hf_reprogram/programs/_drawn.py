@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..batch import Batch
 from ..errors import ConfigError
 from ..registry import option
+from ._steps import Steps
 from .base import Program, ProgramOptions
 
 
@@ -45,9 +46,13 @@ class DrawnOptions(ProgramOptions):
         0.99, "Probability with which a place is at first read as the token where it starts.", low=0.001, high=0.9999
     )
     temperature: float = option(2.0, "Of the mixture, at the first step.", low=1e-3, high=100.0)
-    final_temperature: float = option(0.1, "The same at the end.", low=1e-3, high=100.0)
+    final_temperature: float = option(0.1, "The same from anneal_steps on.", low=1e-3, high=100.0)
     anneal_steps: int = option(
-        1000, "Passes in training over which the one falls to the other, in a line.", low=1, high=10**9
+        1000,
+        "Steps of the optimiser over which the one falls to the other, in a line. 1,000 whatever the length of the "
+        "run: give its steps, for a run that is to end at final_temperature.",
+        low=1,
+        high=10**9,
     )
 
     def check_temperatures(self) -> None:
@@ -61,12 +66,14 @@ class DrawnOptions(ProgramOptions):
 class Drawn(Program):
     """A token for each of some places: y = softmax((l + g) / tau) over S candidates, l from `logits`.
 
-    - In training g is Gumbel noise of torch's own generator, and tau falls in a line over `anneal_steps` passes.
-      `gumbel_softmax`: x = y E. `straight_through`: x = E[argmax y], with the gradient of y E.
+    - In training g is Gumbel noise of torch's own generator, and tau falls in a line over `anneal_steps` steps of the
+      optimiser; accumulated passes have one tau. `gumbel_softmax`: x = y E. `straight_through`: x = E[argmax y], with
+      the gradient of y E.
     - Otherwise x = E[argmax l], or with `eval_mode="soft"` softmax(l) E.
 
     A subclass gives `places` and `logits`; its buffers are `tokens` (S,), the candidates' ids, -1 where there are no
-    more, and `steps`, the passes so far. `hf_reprogram.tools.score_function` trains it by the base's outputs alone.
+    more, and `steps`, those of the optimiser so far. `hf_reprogram.tools.score_function` trains it by the base's
+    outputs alone.
     """
 
     accepts = gives = "embeds"
@@ -76,6 +83,7 @@ class Drawn(Program):
     def __init__(self, options: Any, backbone: Any, scale: float) -> None:
         super().__init__(options, backbone, scale)
         self._given: Tensor | None = None
+        self._steps, self._now = Steps(), torch.tensor([options.temperature])  # of the present step
 
     def places(self, batch: Batch) -> Tensor:
         """(batch, time) where tokens are put."""
@@ -126,9 +134,12 @@ class Drawn(Program):
         scores = self.logits(batch)
         soft = self.options.eval_mode == "soft"
         if self.training:
+            if not self._steps.lasts(self.parameters()):
+                self._steps.begin(self.parameters())
+                self._now = self.annealed
+                self.steps += 1
             noise = -torch.empty_like(scores).exponential_().log()  # Gumbel
-            scores = (scores + noise) / self.annealed
-            self.steps += 1
+            scores = (scores + noise) / self._now
             soft = self.options.estimator == "gumbel_softmax"
         if not soft:
             hard = backbone.embed(self.tokens[scores.argmax(1)].long()[None])[0]
@@ -146,9 +157,7 @@ class Drawn(Program):
 
     def progress(self) -> list[dict[str, Any]]:
         """How far training is, for `explain`."""
-        return (
-            [{"temperature": float(self.annealed), "passes in training": int(self.steps)}] if int(self.steps) else []
-        )
+        return [{"temperature": float(self.annealed), "steps in training": int(self.steps)}] if int(self.steps) else []
 
 
 def kept_logit(keep: float, size: int) -> float:

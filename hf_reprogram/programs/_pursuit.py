@@ -111,25 +111,29 @@ def _most_correlated(left: Tensor, atoms: Atoms, taken: Tensor) -> Tensor:
     return found
 
 
+def gradient_of_few(gradient: Tensor, support: Tensor, atoms: Atoms) -> Tensor:
+    """Gradient of weights (symbols, k) of the atoms `support` from that of their sums (symbols, width)."""
+    return torch.stack([(gradient * atoms(ids)).sum(1) for ids in support.unbind(1)], 1)
+
+
 class WeightedFew(torch.autograd.Function):
     """(symbols, width) = sum_j weights[:, j] atoms[support[:, j]].
 
-    Before the gradient of the weights is made, `told` hears that of the sum and says which support holds from then on:
-    what a new atom should weigh is learned in the same pass in which it comes.
+    `told` hears the gradient of the sum and says that of the weights, of another support if it likes: what a new atom
+    should weigh is learned in the same pass in which it comes.
     """
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, support: Tensor, atoms: Atoms, told: Any) -> Tensor:
-        """Args: (symbols, k), (symbols, k), the table, and a function of a gradient (symbols, width), or None."""
+        """Args: (symbols, k), (symbols, k), the table, and a function (symbols, width) -> (symbols, k), or None."""
         ctx.support, ctx.atoms, ctx.told = support, atoms, told
         return sum(weights[:, j : j + 1] * atoms(support[:, j]) for j in range(weights.shape[1]))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         """The gradient of the weights."""
-        support = ctx.support if ctx.told is None else ctx.told(gradient)
-        found = [(gradient * ctx.atoms(ids)).sum(1) for ids in support.unbind(1)]
-        return torch.stack(found, 1), None, None, None
+        found = ctx.told(gradient) if ctx.told else gradient_of_few(gradient, ctx.support, ctx.atoms)
+        return found, None, None, None
 
 
 class WeightedAll(torch.autograd.Function):

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..batch import Batch, Reading
 from ..errors import ConfigError
 from ..registry import option
-from ._pursuit import Atoms, WeightedAll, WeightedFew, pursue
+from ._pursuit import Atoms, WeightedAll, WeightedFew, gradient_of_few, pursue
+from ._steps import Steps
 from ._symbols import SymbolOptions, placed
 from .base import Program
 
@@ -45,8 +46,8 @@ class DictionaryConfig(SymbolOptions):
     )
     refit_every: int = option(
         100,
-        "Sparse: training passes from one look at the gradient, which gives the places of tokens without weight to "
-        "others, to the next; 0 keeps those of the start.",
+        "Sparse: steps of the optimiser from one look at the gradient, which gives the places of tokens without weight "
+        "to others, to the next; 0 keeps those of the start.",
         low=0,
         high=10**6,
     )
@@ -96,10 +97,10 @@ class Dictionary(Program):
     Parameters and buffers, float32 unless said; numbers of `table` are multiples of the base's embedding RMS:
     - `sparse`: `coefficients` (symbols, atoms), less `dropped` of the same shape, weigh the tokens `support` (symbols,
       atoms; int64). The paper takes a gradient step on the free vectors and approximates them anew by k-SVD, which at
-      few atoms undoes most of the step (T§2); here the weights themselves train. Every `refit_every`-th training pass
-      (`passes`, int64, counts them) the gradient of the vectors is pursued by orthogonal matching pursuit: tokens
-      weighing less than a tenth of a symbol's strongest one give their places to those that the gradient asks for
-      most, with weight 0.
+      few atoms undoes most of the step (T§2); here the weights themselves train. In every `refit_every`-th step of the
+      optimiser (`passes`, int64, counts them) the gradient of the vectors is pursued by orthogonal matching pursuit:
+      tokens weighing less than a tenth of a symbol's strongest one give their places to those that the gradient asks
+      for most, with weight 0. Of accumulated passes it is the sum that asks, as if they were one.
     - `dense`: theta = one token's (`start`, int64, and its size) + sqrt(width) / vocabulary * `theta` (symbols,
       vocabulary).
     - `low_rank`: the same with theta = `left` (symbols, rank) @ `right` (rank, vocabulary).
@@ -127,6 +128,8 @@ class Dictionary(Program):
             self.register_buffer("dropped", torch.zeros(count, options.atoms))
             self.register_buffer("support", torch.zeros(count, options.atoms, dtype=torch.long))
             self.register_buffer("passes", torch.zeros(1, dtype=torch.long))
+            # Of the present step: whether it is due, the gradient of the vectors so far, what they lost by it so far.
+            self._steps, self._due, self._sum, self._lost = Steps(), False, None, 0.0
         else:
             self.register_buffer("start", torch.zeros(count, dtype=torch.long))
             if options.form == "dense":
@@ -143,7 +146,8 @@ class Dictionary(Program):
         if self.options.form == "sparse":
             learns = self.training and torch.is_grad_enabled() and self.options.refit_every > 0
             told = (lambda gradient: self._told(gradient, atoms)) if learns else None
-            return WeightedFew.apply(self.coefficients - self.dropped, self.support, atoms, told)
+            made = WeightedFew.apply(self.coefficients - self.dropped, self.support, atoms, told)
+            return made + self._lost if learns and self._due and self._lasts() else made
         change = self.theta if self.options.form == "dense" else self.right
         change = WeightedAll.apply(change, atoms) * self.factor  # (symbols or rank, width)
         if self.options.form == "low_rank":
@@ -156,24 +160,46 @@ class Dictionary(Program):
 
     @torch.no_grad()
     def _told(self, gradient: Tensor, atoms: Atoms) -> Tensor:
-        """The support, from now on, for the gradient (symbols, width) of a training pass."""
-        due = int(self.passes) % self.options.refit_every == 0
-        self.passes += 1
-        if not due:
-            return self.support
+        """Gradient of the weights (symbols, atoms) for that of the vectors (symbols, width) of a training pass; in a
+        step that is due it finds tokens first.
+
+        Passes before it in the same step gave theirs for tokens that may have gone: what is added here makes the sum
+        of all that of the tokens which are there now, by the sum of the vectors' gradients. And all read the vectors
+        as they were when the step began.
+        """
+        if not self._lasts():
+            self._due, self._sum, self._lost = int(self.passes) % self.options.refit_every == 0, None, 0.0
+            self.passes += 1
+            self._steps.begin([self.coefficients])
+        if not self._due:
+            return gradient_of_few(gradient, self.support, atoms)
+        before = 0.0 if self._sum is None else gradient_of_few(self._sum, self.support, atoms)
+        self._sum = gradient.clone() if self._sum is None else self._sum + gradient
+        self._find(self._sum, atoms)
+        return gradient_of_few(self._sum, self.support, atoms) - before
+
+    def _lasts(self) -> bool:
+        """Whether a pass goes on with a step of the optimiser. One whose gradient was cleared, as one that overflowed
+        is, was given up."""
+        held = self.coefficients.grad
+        return self._steps.lasts([self.coefficients]) and held is not None and bool(held.any())
+
+    def _find(self, gradient: Tensor, atoms: Atoms) -> None:
+        """Give places of tokens without weight to what a gradient (symbols, width) asks for."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             gradient = gradient.clone()
             torch.distributed.all_reduce(gradient)  # every rank must come to the same tokens
         weights = (self.coefficients - self.dropped).abs()
         weak = weights < WEAK * weights.amax(1, keepdim=True)
-        # A symbol that stands in no row of the batch has no gradient; one that overflowed tells nothing.
+        # A symbol that stands in no row of the step has no gradient; one that overflowed tells nothing.
         weak &= gradient.isfinite().all(1, keepdim=True) & gradient.any(1, keepdim=True)
         rows = weak.any(1).nonzero().squeeze(1)
         if len(rows):
+            few = (self.coefficients - self.dropped).where(weak, 0.0)
+            self._lost = self._lost + WeightedFew.apply(few, self.support, atoms, None)
             ids, *_ = pursue(-gradient[rows].float(), atoms, self.support[rows], weak[rows])
             self.support[rows] = ids
             self.dropped.copy_(self.coefficients.where(weak, self.dropped))
-        return self.support
 
     @torch.no_grad()
     def initialise(self, backbone: Any, generator: torch.Generator, tokenizer: Any = None) -> None:

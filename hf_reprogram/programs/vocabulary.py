@@ -77,7 +77,8 @@ class Vocabulary(Drawn):
     else as any. Not as the mean of all, which says nothing.
 
     Parameters, logits: `table` (context, symbols, S), or `left` (context, symbols, rank) and `right` (rank, S). Saved
-    beside them: `tokens` (S,) the candidates' ids, -1 where there are no more, and `steps`, the passes so far.
+    beside them: `tokens` (S,) the candidates' ids, -1 where there are no more, and `steps`, those of the
+    optimiser so far.
 
     Where the base gives no gradient, `hf_reprogram.tools.score_function` trains the same table by its outputs alone.
 

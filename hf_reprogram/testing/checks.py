@@ -209,22 +209,28 @@ def sliced_equals_full(config: ReprogramConfig, family: str) -> None:
 
 
 def accumulation_changes_nothing(config: ReprogramConfig, family: str) -> None:
-    """Gradients of two accumulated half-batches are those of one batch."""
+    """Gradients of two accumulated half-batches are those of one batch: awake, or asleep where training draws."""
     if config.mapping.type == "none":
         return
     model = build(config, family)
     if not any(p.requires_grad for p in model.parameters()):
         return
-    count = torch.tensor(len(rows_of(model)))
-    loss_of(model, rows_of(model), count).backward()
-    whole = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    before = torch.get_rng_state()
+    whole = _gradients(model.train(), rows_of(model))
+    if not torch.equal(torch.get_rng_state(), before):
+        whole = _gradients(model.eval(), rows_of(model))
+    halves = _gradients(model, rows_of(model)[:2], rows_of(model)[2:])
+    for name, gradient in whole.items():
+        size = max(1.0, gradient.abs().max().item())  # sums over thousands of samples round by their size
+        close(halves[name], gradient, 1e-5 * size, f"accumulated gradient of {name}")
+
+
+def _gradients(model: Any, *parts: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Gradients of a step whose rows come in parts."""
     model.zero_grad()
-    for half in (rows_of(model)[:2], rows_of(model)[2:]):
-        loss_of(model, half, count).backward()
-    for name, p in model.named_parameters():
-        if name in whole:
-            size = max(1.0, whole[name].abs().max().item())  # sums over thousands of samples round by their size
-            close(p.grad, whole[name], 1e-5 * size, f"accumulated gradient of {name}")
+    for part in parts:
+        loss_of(model, part, torch.tensor(len(rows_of(model)))).backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
 def starts_from_its_seed(config: ReprogramConfig, family: str) -> None:

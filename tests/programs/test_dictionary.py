@@ -177,8 +177,42 @@ class TestSparse:
         model = build()
         program = model.active_programs()[0]
         support = program.support.clone()
-        gradient = torch.full_like(table_of(model), torch.inf)
-        assert torch.equal(program._told(gradient, Atoms(model.backbone)), support)
+        program._told(torch.full_like(table_of(model), torch.inf), Atoms(model.backbone))
+        assert torch.equal(program.support, support)
+
+    @pytest.mark.parametrize("clears", [True, False], ids=["to none", "to zeros"])
+    def test_accumulated_passes_are_one_step(self, clears: bool) -> None:
+        """Tokens, count and gradient of two half-batches are those of the whole, in steps that are due and others."""
+        whole, parts = build(refit_every=2), build(refit_every=2)
+        count, programs = torch.tensor(len(ROWS)), [model.active_programs()[0] for model in (whole, parts)]
+        optimizers = [torch.optim.SGD(program.parameters(), lr=0.1) for program in programs]
+        changed = []
+        for _ in range(4):
+            before = programs[1].support.clone()
+            for model, batches in ((whole.train(), [ROWS]), (parts.train(), [ROWS[:2], ROWS[2:4], ROWS[4:]])):
+                for rows in batches:
+                    loss_of(model, rows, count).backward()
+            torch.testing.assert_close(*(p.coefficients.grad for p in programs), rtol=1e-4, atol=1e-6)
+            assert torch.equal(programs[0].support, programs[1].support)
+            changed.append(not torch.equal(programs[1].support, before))
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=clears)
+        assert [int(program.passes) for program in programs] == [4, 4] and changed == [True, False, True, False]
+
+    def test_a_step_that_was_given_up_tells_nothing_of_the_next(self) -> None:
+        """As after a gradient that overflowed: cleared, and no step of the optimiser."""
+        given_up, fresh = build(), build()
+        loss_of(given_up.train(), ROWS[:3]).backward()
+        given_up.zero_grad()
+        for model in (given_up, fresh):
+            model.active_programs()[0].passes.zero_()
+            loss_of(model.train(), ROWS[3:]).backward()
+        gradients = [model.active_programs()[0].coefficients.grad for model in (given_up, fresh)]
+        torch.testing.assert_close(*(g[:, 0] for g in gradients))
+        rows = gradients[1].any(1)
+        supports = [model.active_programs()[0].support[rows] for model in (given_up, fresh)]
+        assert torch.equal(*supports)
 
     def test_training_goes_on_where_it_was_left(self, tmp_path: Path) -> None:
         """Support, what was dropped and the count of passes are saved: the next refit comes when it is due."""

@@ -10,7 +10,7 @@ from sklearn.linear_model import OrthogonalMatchingPursuit
 from torch import Tensor, nn
 
 from hf_reprogram.programs import _pursuit
-from hf_reprogram.programs._pursuit import Atoms, WeightedAll, WeightedFew, pursue
+from hf_reprogram.programs._pursuit import Atoms, WeightedAll, WeightedFew, gradient_of_few, pursue
 
 
 def table(tokens: int = 50, width: int = 16) -> Atoms:
@@ -95,13 +95,13 @@ def test_sums_have_the_gradients_of_the_plain_formula(monkeypatch: pytest.Monkey
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_the_gradient_is_that_of_the_support_that_was_told() -> None:
+def test_what_is_told_says_the_gradient_of_the_weights() -> None:
     atoms, heard = table(), []
     weights = torch.tensor([[1.0, 0.0]], requires_grad=True)
 
     def told(gradient: Tensor) -> Tensor:
         heard.append(gradient)
-        return torch.tensor([[1, 9]])
+        return gradient_of_few(gradient, torch.tensor([[1, 9]]), atoms)
 
     made = WeightedFew.apply(weights, torch.tensor([[1, 2]]), atoms, told)
     made.backward(torch.ones_like(made))

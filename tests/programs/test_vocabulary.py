@@ -148,15 +148,20 @@ class TestReading:
         assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
     def test_the_temperature_falls_in_a_line_and_its_place_is_saved(self) -> None:
-        program = self._taught(temperature=2.0, final_temperature=0.5, anneal_steps=3)
-        program(_batch([[0]]), _Facts)
-        assert program.annealed.item() == 2.0  # not a pass in training
-        found = []
-        for _ in range(4):
-            program.train()(_batch([[0]]), _Facts)
-            found.append(program.annealed.item())
-        assert found == pytest.approx([1.5, 1.0, 0.5, 0.5])
-        assert program.state_dict()["steps"].tolist() == [4]
+        """By steps of the optimiser: of four accumulated passes as of one."""
+        for passes in (1, 4):
+            program = self._taught(temperature=2.0, final_temperature=0.5, anneal_steps=3)
+            program(_batch([[0]]), _Facts)
+            assert program.annealed.item() == 2.0  # not a pass in training
+            optimizer, used = torch.optim.Adam(program.parameters()), []
+            for _ in range(5):
+                for _ in range(passes):
+                    program.train()(_batch([[0]]), _Facts).embeds.sum().backward()
+                    used.append(program._now.item())
+                optimizer.step()
+                optimizer.zero_grad()
+            assert used == pytest.approx([t for t in (2.0, 1.5, 1.0, 0.5, 0.5) for _ in range(passes)])
+            assert program.state_dict()["steps"].tolist() == [5]
 
     def test_given_tokens_are_read(self) -> None:
         program = self._taught().train()
