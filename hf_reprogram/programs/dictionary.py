@@ -46,8 +46,8 @@ class DictionaryConfig(SymbolOptions):
     )
     refit_every: int = option(
         100,
-        "Sparse: steps of the optimiser from one look at the gradient, which gives the places of tokens without weight "
-        "to others, to the next; 0 keeps those of the start.",
+        "Sparse: steps of the optimiser from one look at the gradient, which gives the places of tokens without "
+        "weight to others, to the next; 0 keeps those of the start.",
         low=0,
         high=10**6,
     )

@@ -44,12 +44,23 @@ class VocabularyConfig(DrawnOptions, SymbolOptions):
         high=10_000_000,
     )
     rank: int | None = option(None, "Rank of the table as two factors; None is a full one.", low=1, high=4096)
+    top_k: int | None = option(
+        None,
+        "Of the candidates, how many each symbol may become: those nearest, by angle, to the token where it starts. "
+        "None is all; with context=1 and no rank.",
+        low=2,
+        high=4096,
+    )
     folded: bool = option(False, "Filled in by fold: every symbol is its token, and nothing trains.")
 
     def validate(self) -> None:
         super().validate()
         if self.context % 2 == 0:
             raise ConfigError("VocabularyConfig.context", f"{self.context}", "an odd number of symbols")
+        if self.top_k is not None and (self.context > 1 or self.rank is not None):
+            beside = f"context={self.context}" if self.context > 1 else f"rank={self.rank}"
+            expected = "None: what a neighbour says, and a factor, is of candidates that all symbols share"
+            raise ConfigError("VocabularyConfig.top_k", f"{self.top_k} with {beside}", expected)
 
     def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
         self.check_temperatures()
@@ -58,6 +69,8 @@ class VocabularyConfig(DrawnOptions, SymbolOptions):
         if self.rank is not None and self.rank >= min(rows, self.candidates):
             what = f"{self.rank} of a table of {rows} by {self.candidates}"
             raise ConfigError("VocabularyConfig.rank", what, f"less than {min(rows, self.candidates)}", "rank=None")
+        if self.top_k is not None and self.top_k > self.candidates:
+            raise _too_many(self.top_k, self.candidates)
         numbers = (rows + self.candidates) * self.rank if self.rank else rows * self.candidates
         if numbers > MOST:
             what = f"{rows:,} by {self.candidates:,}, {numbers / 2**28:.1f} GB and in training four times that"
@@ -76,9 +89,10 @@ class Vocabulary(Drawn):
     probability `keep`: as itself where the tokenizer has a token for it, else as the candidate nearest to its pieces,
     else as any. Not as the mean of all, which says nothing.
 
-    Parameters, logits: `table` (context, symbols, S), or `left` (context, symbols, rank) and `right` (rank, S). Saved
-    beside them: `tokens` (S,) the candidates' ids, -1 where there are no more, and `steps`, those of the
-    optimiser so far.
+    Parameters, logits: `table` (context, symbols, S), or `left` (context, symbols, rank) and `right` (rank, S). With
+    `top_k` a symbol has logits of k candidates alone, those nearest to where it starts: `table` (1, symbols, k), of
+    the candidates numbered `own` (symbols, k); all others have probability 0. Saved beside them: `tokens`
+    (S,) the candidates' ids, -1 where there are no more, and `steps`, those of the optimiser so far.
 
     Where the base gives no gradient, `hf_reprogram.tools.score_function` trains the same table by its outputs alone.
 
@@ -99,8 +113,10 @@ class Vocabulary(Drawn):
         if options.folded:
             return
         self.register_buffer("steps", torch.zeros(1, dtype=torch.int32))
+        if options.top_k is not None:
+            self.register_buffer("own", torch.zeros(count, options.top_k, dtype=torch.int32))
         if options.rank is None:
-            self.table = nn.Parameter(torch.zeros(options.context, count, size))
+            self.table = nn.Parameter(torch.zeros(options.context, count, options.top_k or size))
         else:
             self.left = nn.Parameter(torch.zeros(options.context, count, options.rank))
             self.right = nn.Parameter(torch.zeros(options.rank, size))
@@ -130,10 +146,17 @@ class Vocabulary(Drawn):
     def _logits(self, contexts: Tensor) -> Tensor:
         total: Any = 0.0
         for place, symbols in enumerate(contexts.unbind(1)):
-            rows = self.table[place] if self.options.rank is None else self.left[place]
+            rows = self._rows(place) if self.options.rank is None else self.left[place]
             total = total + looked_up(symbols.clamp(min=0), rows) * (symbols >= 0).unsqueeze(1)
         total = total if self.options.rank is None else total @ self.right
         return without_candidates(total, self.tokens)
+
+    def _rows(self, place: int) -> Tensor:
+        """(symbols, S) logits of a place of the context, -inf of what a symbol may not become."""
+        if self.options.top_k is None:
+            return self.table[place]
+        nothing = self.table.new_full((len(self.own), len(self.tokens)), -torch.inf)
+        return nothing.scatter(1, self.own.long(), self.table[place])
 
     def _chosen(self, contexts: Tensor) -> Tensor:
         """(symbols there,) id of the likeliest token of each."""
@@ -169,6 +192,10 @@ class Vocabulary(Drawn):
     def _begin(self, start: Tensor, vectors: Tensor, generator: torch.Generator) -> None:
         """Logits from the candidate (symbols,) at which each symbol should start."""
         options, middle, size = self.options, self.options.context // 2, len(vectors)
+        if options.top_k is not None:
+            self.own.copy_(_nearest_to(start, vectors, options.top_k))
+            self.table[middle, :, 0] = kept_logit(options.keep, options.top_k)
+            return
         if options.rank is None:
             rows = torch.arange(len(start))
             self.table[middle, rows, start.to(self.table.device)] = kept_logit(options.keep, size)
@@ -189,7 +216,7 @@ class Vocabulary(Drawn):
         if options.context > 1 or options.eval_mode == "soft" or options.folded:
             return options, dict(self.state_dict())
         defaults = {f.name: f.default for f in dataclasses.fields(options) if f.default is not dataclasses.MISSING}
-        names = ("rank", "estimator", "keep", "temperature", "final_temperature", "anneal_steps")
+        names = ("rank", "top_k", "estimator", "keep", "temperature", "final_temperature", "anneal_steps")
         plain = replace(options, **{name: defaults[name] for name in names}, folded=True)
         return plain, {"tokens": self._chosen(self._alone()).detach().clone()}
 
@@ -220,6 +247,21 @@ class Vocabulary(Drawn):
         if self.options.folded:
             return [{"ids": {"token": i}} for i in self._chosen(contexts).tolist()]
         return self.likely(self._logits(contexts))
+
+
+def _nearest_to(start: Tensor, vectors: Tensor, k: int) -> Tensor:
+    """(symbols, k) numbers of the candidates (S, width) that are nearest, by angle, to those (symbols,) where symbols
+    start, which come first."""
+    if k > len(vectors):
+        raise _too_many(k, len(vectors))
+    unit = nn.functional.normalize(vectors, dim=1)
+    parts = start.split(1024)
+    return torch.cat([(unit[i] @ unit.T).scatter(1, i.unsqueeze(1), torch.inf).topk(k).indices for i in parts])
+
+
+def _too_many(k: int, size: int) -> ConfigError:
+    what = f"{k} of {size} candidates"
+    return ConfigError("VocabularyConfig.top_k", what, f"at most {size}", "more candidates, or top_k=None for all")
 
 
 def _share(logits: Tensor, start: Tensor) -> float:

@@ -13,8 +13,8 @@ from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.errors import ConfigError, UsageError
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
 from hf_reprogram.programs._tokens import nearest, plain_tokens, spelled
-from hf_reprogram.programs.vocabulary import Vocabulary, VocabularyConfig
-from hf_reprogram.testing import ROWS, flags, logits_of, tiny
+from hf_reprogram.programs.vocabulary import Vocabulary, VocabularyConfig, _nearest_to
+from hf_reprogram.testing import CHECKS, ROWS, flags, logits_of, tiny
 from hf_reprogram.testing.helpers import close, loss_of, train_step, unlabelled
 
 
@@ -99,6 +99,66 @@ class TestContext:
     def test_symbols_of_another_program_are_refused(self) -> None:
         with pytest.raises(UsageError, match=r"symbol 2, and a program of 2 symbols"):
             _bare()(_batch([[0, 2]]), _Facts)
+
+
+class TestTopK:
+    """Candidates of each symbol's own."""
+
+    def test_by_hand(self) -> None:
+        """Logits where a symbol has a candidate, nothing elsewhere; the likeliest and the mixture follow."""
+        program = _bare(1, top_k=2, eval_mode="soft")
+        with torch.no_grad():
+            program.own.copy_(torch.tensor([[2, 0], [1, 2]]))
+            program.table.copy_(torch.tensor([[[0.0, 1.0], [3.0, 2.0]]]))
+        batch = _batch([[0, 1, -1]])
+        assert program.logits(batch).tolist() == [[1.0, -torch.inf, 0.0], [-torch.inf, 3.0, 2.0]]
+        assert program.chosen(batch).tolist() == [5, 6]
+        share = torch.tensor(1.0).sigmoid().item()  # of the likelier of two whose logits differ by 1
+        by_hand = [share * 5 + (1 - share) * 7, share * 6 + (1 - share) * 7, 9.0]
+        assert program(batch, _Facts).embeds.flatten().tolist() == pytest.approx(by_hand)
+
+    def test_the_nearest_by_angle_begin_and_the_start_is_first(self) -> None:
+        vectors = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.3], [-1.0, 0.0], [2.0, 0.0]])
+        found = _nearest_to(torch.tensor([4, 1]), vectors, 3)
+        assert found[0, 0] == 4 and set(found[0, 1:].tolist()) == {0, 2} and found[1, :2].tolist() == [1, 2]
+
+    def test_symbols_start_as_themselves_beside_their_likes(self) -> None:
+        model = _model("llama", symbols=NAMES, spaced=True, keep=0.9, top_k=4)
+        program = _program(model)
+        assert [p.numel() for p in program.parameters()] == [4 * 4]
+        rows = {row["symbol"]: row for row in model.explain()["facts"] if "symbol" in row}
+        assert [rows[name]["tokens"][0] for name in ("film", "good", "so")] == [" film", " good", " so"]
+        assert all(row["shares"][0] == pytest.approx(0.9, abs=1e-3) for row in rows.values())
+
+    @pytest.mark.parametrize("family", ["llama", "bert"])
+    @pytest.mark.parametrize("check", CHECKS)
+    def test_contract(self, check: str, family: str) -> None:
+        program = VocabularyConfig(symbols=string.ascii_lowercase, template="{text} it was{answer}", top_k=5)
+        CHECKS[check](ReprogramConfig(program=program, mapping=WORDS), family)
+
+    def test_it_learns_and_folds(self) -> None:
+        model = _model("bert", top_k=6)
+        before = _program(model).table.clone()
+        train_step(model)
+        assert not torch.equal(_program(model).table, before)
+        scores = logits_of(model, ROWS)
+        model.fold()
+        close(logits_of(model, ROWS), scores, 1e-6, "folded")
+        assert _program(model).options.top_k is None and _program(model).options.folded
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"context": 3}, r"top_k: 5 with context=3\. Expected None"),
+            ({"rank": 2}, r"top_k: 5 with rank=2"),
+            ({"candidates": 4}, r"top_k: 5 of 4 candidates\. Expected at most 4"),
+            ({"top_k": 1}, r"top_k: 1 is out of range"),
+            ({"top_k": tiny("llama")[0].config.vocab_size}, r"top_k: \d+ of \d+ candidates"),  # some are no text
+        ],
+    )
+    def test_what_cannot_be_meant(self, options: dict[str, Any], says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            _model("llama", **{"top_k": 5, **options})
 
 
 class TestReading:
