@@ -226,13 +226,20 @@ def stand_ins(names: Sequence[str], tokenizer: Any) -> list[int]:
     return [next(drawn) if token is None else token for token in own]
 
 
-def check_table(symbols: int, vocabulary: int, where: str) -> None:
-    """Raise where a table symbols x vocabulary would not fit into memory.
+def check_table(rows: int, columns: int, rank: int | None, where: str, other: str) -> None:
+    """Raise where a table, of target symbols x the base's vocabulary, would not fit into memory.
+
+    Args:
+        rows, columns: of the table.
+        rank: of a table that is a product of two; None is a full one.
+        where: how the error names the option.
+        other: a fix that needs less.
 
     Raises:
         ConfigError: says its size.
     """
-    if symbols * vocabulary > NUMBERS:
-        size = f"{symbols:,} symbols x {vocabulary:,} tokens are {4e-9 * symbols * vocabulary:.1f} GB, in training"
-        what = f"'full': {size} four times that"
-        raise ConfigError(where, what, f"at most {NUMBERS:,} numbers", "'low_rank', or 'free'")
+    numbers = rows * columns if rank is None else rank * (rows + columns)
+    if numbers > NUMBERS:
+        table = "a table of" if rank is None else f"rank {rank:,} of a table of"
+        what = f"{table} {rows:,} x {columns:,}, {4e-9 * numbers:.1f} GB, in training four times that"
+        raise ConfigError(where, what, f"at most {NUMBERS:,} numbers", other)

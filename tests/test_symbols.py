@@ -99,9 +99,12 @@ class TestStandIns:
 
 
 def test_a_table_too_large_says_its_size() -> None:
-    check_table(30, 250_000, "Options.form")
-    with pytest.raises(ConfigError, match=r"60,000 symbols x 30,522 tokens are 7.3 GB.*'low_rank'"):
-        check_table(60_000, 30_522, "Options.form")
+    check_table(30, 250_000, None, "Options.form", "less")
+    with pytest.raises(ConfigError, match=r"60,000 x 30,522, 7\.3 GB.*at most 500,000,000 numbers\. Fix: less"):
+        check_table(60_000, 30_522, None, "Options.form", "less")
+    check_table(60_000, 250_000, 1000, "Options.rank", "less")
+    with pytest.raises(ConfigError, match=r"rank: rank 4,000 of a table of 60,000 x 250,000, 5\.0 GB"):
+        check_table(60_000, 250_000, 4000, "Options.rank", "less")
 
 
 @pytest.mark.parametrize(

@@ -151,12 +151,13 @@ class Tokens(Mapping):
         if options.ids is not None and not 0 <= min(options.ids) <= max(options.ids) < vocabulary:
             raise ConfigError("TokensConfig.ids", f"{options.ids!r}", f"tokens below {vocabulary}")
         if options.form == "full":
-            check_table(count, vocabulary, "TokensConfig.form")
+            check_table(count, vocabulary, None, "TokensConfig.form", "form='low_rank' or 'free'")
             self.gamma = nn.Parameter(torch.zeros(count, vocabulary))
         elif options.form == "low_rank":
             if options.rank >= min(count, width):
                 what, expected = f"{options.rank} for {count} symbols", f"less than {min(count, width)}"
                 raise ConfigError("TokensConfig.rank", what, expected, "form='full'")
+            check_table(count, vocabulary, options.rank, "TokensConfig.rank", "a smaller one, or form='free'")
             self.left = nn.Parameter(torch.zeros(count, options.rank))
             self.right = nn.Parameter(torch.zeros(options.rank, vocabulary))
         else:

@@ -52,12 +52,15 @@ class ProjectionConfig(SymbolOptions):
     def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
         count, vocabulary = len(self.symbols), backbone.vocab_size
         if self.form == "full":
-            check_table(count, vocabulary, "ProjectionConfig.form")
-        elif self.rank >= min(count, backbone.width):
+            other = "form='low_rank', or the program dictionary with form='free'"
+            check_table(count, vocabulary, None, "ProjectionConfig.form", other)
+            return
+        if self.rank >= min(count, backbone.width):
             what = f"{self.rank} for {count} symbols of width {backbone.width}"
             raise ConfigError(
                 "ProjectionConfig.rank", what, f"less than {min(count, backbone.width)}", "form='full'"
             )  # fmt: skip
+        check_table(count, vocabulary, self.rank, "ProjectionConfig.rank", "a smaller one")
 
 
 class Projection(Program):

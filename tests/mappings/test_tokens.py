@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from string import ascii_lowercase
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import TrainingArguments
 
 import hf_reprogram as hr
 from hf_reprogram.errors import ConfigError, DataError, UsageError
+from hf_reprogram.mappings.tokens import Tokens
 from hf_reprogram.symbols import stand_ins
 from hf_reprogram.testing import tiny
 
@@ -200,6 +202,20 @@ class TestLearning:
 def test_what_cannot_be_meant(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         _model(**options)
+
+
+@pytest.mark.parametrize(
+    ("form", "rank", "says"),
+    [
+        ("full", 8, r"TokensConfig\.form: a table of 4,000 x 250,000, 4\.0 GB.*form='low_rank' or 'free'"),
+        ("low_rank", 3000, r"TokensConfig\.rank: rank 3,000 of .* 3\.0 GB.*a smaller one, or form='free'"),
+    ],
+)
+def test_a_table_that_fills_the_memory_is_refused_before_it_is_made(form: str, rank: int, says: str) -> None:
+    head = SimpleNamespace(head=SimpleNamespace(size=250_000, width=4096))
+    options = hr.TokensConfig(symbols=[f"s{i}" for i in range(4000)], form=form, rank=rank)
+    with pytest.raises(ConfigError, match=says):
+        Tokens(options, head, options.symbols, "transcription")
 
 
 def test_a_base_that_is_no_language_model_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from string import ascii_lowercase
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -101,5 +102,14 @@ def test_a_table_that_fills_the_memory_is_refused_before_it_is_made() -> None:
     options = hr.ProjectionConfig(symbols=symbols)
     backbone = _model().backbone
     backbone.embedding.weight = torch.nn.Parameter(torch.empty(30_522, 1, device="meta"), requires_grad=False)
-    with pytest.raises(ConfigError, match=r"3\.7 GB.*'low_rank'"):
+    with pytest.raises(ConfigError, match=r"3\.7 GB.*'low_rank', or the program dictionary with form='free'"):
         options.resolve(None, backbone, None)
+
+
+def test_a_product_that_fills_the_memory_is_refused_too() -> None:
+    facts = SimpleNamespace(vocab_size=250_000, width=4096)
+    options = hr.ProjectionConfig(symbols=[f"s{i}" for i in range(60_000)], form="low_rank", rank=4000)
+    with pytest.raises(ConfigError, match=r"ProjectionConfig\.rank: rank 4,000 of .* 5\.0 GB.*a smaller one"):
+        options.resolve(None, facts, None)
+    options.rank = 1000
+    options.resolve(None, facts, None)
