@@ -53,6 +53,12 @@ def at_least_one(where: str, value: Any) -> None:
         raise UsageError(where, f"{value!r}", "a whole number from 1")
 
 
+def above_zero(where: str, value: Any, expected: str = "a number above 0") -> None:
+    """Raise where a rate or the like is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise UsageError(where, f"{value!r}", expected)
+
+
 def check_enabled(model: Any) -> None:
     """Raise where the program is disabled."""
     if model.reprogrammed.disabled:

@@ -375,7 +375,7 @@ class TextBackbone(Backbone):
         """
         if "text" not in self.gives:
             what = f"{type(self.base).__name__} writes no text after vectors"
-            raise UsageError("generate", what, "a causal or seq2seq base")
+            raise UsageError("generate", what, "a causal or seq2seq base whose own generate takes inputs_embeds")
         return self._go_on(batch, (), options)
 
     def write(self, batch: Batch, language: str | None, most: int | None) -> list[tuple[list[int], float]]:

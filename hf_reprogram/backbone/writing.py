@@ -32,8 +32,16 @@ _BLIND: dict[str, Any] = {
     "prompt_lookup_num_tokens": None,
     "token_healing": False,
 }
-_CODE = ("custom_generate", "penalty_alpha", "force_words_ids", "constraints", "dola_layers")
-_COUNTS = ("max_new_tokens", "num_beams", "num_beam_groups", "num_return_sequences")
+# What transformers itself no longer does, but fetches code for, and the value at which it does nothing.
+_CODE: dict[str, Any] = {
+    "constraints": None,
+    "custom_generate": None,
+    "dola_layers": None,
+    "force_words_ids": None,
+    "num_beam_groups": 1,
+    "penalty_alpha": None,
+}
+_COUNTS = ("max_new_tokens", "num_beams", "num_return_sequences")
 
 
 def checked(base: PreTrainedModel, given: dict[str, Any], width: int, limit: int | None) -> dict[str, Any]:
@@ -96,19 +104,15 @@ def _refuse(asked: dict[str, Any]) -> None:
         if asked.get(name, neutral) not in (None, neutral):
             what = "reads the token ids of the prompt, and slots have none"
             raise UsageError(f"generate({name})", what, "an option that looks at new tokens only", f"leave {name} out")
-    for name in _CODE:
-        if asked.get(name):
+    for name, neutral in _CODE.items():
+        if asked.get(name) and asked[name] != neutral:
             what = "asks for code that is no part of transformers' own generate"
             raise UsageError(f"generate({name})", what, "greedy, beams or sampling", f"leave {name} out")
     for name in _COUNTS:
         value = asked.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise UsageError(f"generate({name})", f"{value!r}", "a whole number from 1")
-    beams, groups = asked.get("num_beams") or 1, asked.get("num_beam_groups") or 1
-    if beams % groups:
-        what = f"{beams}, which num_beam_groups={groups} does not divide"
-        raise UsageError("generate(num_beams)", what, f"a multiple of {groups}")
-    several = asked.get("num_return_sequences") or 1
+    beams, several = asked.get("num_beams") or 1, asked.get("num_return_sequences") or 1
     if several > beams and not asked.get("do_sample"):
         what = f"{several} texts of {beams} beam{'s' if beams > 1 else ''}"
         raise UsageError(

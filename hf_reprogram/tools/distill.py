@@ -18,7 +18,7 @@ from ..config import ReprogramConfig
 from ..data.rows import as_rows
 from ..data.text import LaidOut, Layout, TextCollator
 from ..errors import BaseModelError, ConfigError, UsageError
-from ..passes import asleep, at_least_one
+from ..passes import above_zero, asleep, at_least_one
 from ..processors import tokenizer_of
 from ..programs.prompt import Prompt
 from ..template import Slots, slot_groups
@@ -71,7 +71,7 @@ def distill(
         BaseModelError: a base that is no causal language model.
         ConfigError: an instruction too short for the slots or too long for the base, no `prompt` or several places
             for it.
-        UsageError: a program that does not train or is disabled.
+        UsageError: a program that does not train or is disabled; numbers that cannot be meant.
 
     Source: prompt distillation as in 2206.11349 and, for the frozen base, T§7; gist tokens (2304.08467) tune the base.
 
@@ -87,6 +87,8 @@ def distill(
     _check(model)
     for name, value in {"steps": steps, "batch_size": batch_size}.items():
         at_least_one(f"distill({name})", value)
+    if learning_rate is not None:
+        above_zero("distill(learning_rate)", learning_rate, "a number above 0, or None: each program's own")
     lesson = lesson_of(model, instruction)
     made = lesson.collator.lay_out(as_rows(rows, model.text_column()), labelled=False)
     generator = torch.Generator().manual_seed(seed)
@@ -273,7 +275,10 @@ def _train(
     progress: bool | None,
 ) -> None:
     groups = [
-        {"params": [p for p in part.parameters() if p.requires_grad], "lr": learning_rate or part.learning_rate}
+        {
+            "params": [p for p in part.parameters() if p.requires_grad],
+            "lr": part.learning_rate if learning_rate is None else learning_rate,
+        }
         for part in model.active_programs()
     ]
     groups = [group for group in groups if group["params"]]

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ..data.rows import as_rows
 from ..errors import DataError, UsageError
+from ..passes import above_zero, at_least_one
 from ..programs._drawn import Drawn
 
 
@@ -77,7 +78,8 @@ def fit_by_score(
         The mean loss over rows and draws of every epoch.
 
     Raises:
-        UsageError: no such program, other programs that train, a mapping of words of several tokens, one draw.
+        UsageError: no such program, other programs that train, a mapping of words of several tokens, one draw; other
+            numbers that cannot be meant.
         DataError: rows without labels.
 
     Example:
@@ -89,6 +91,10 @@ def fit_by_score(
 
     Papers: 1809.01829; leave-one-out as in 2201.08531.
     """
+    for name, value in {"epochs": epochs, "samples": samples, "batch_size": batch_size}.items():
+        at_least_one(f"fit_by_score({name})", value)
+    if learning_rate is not None:
+        above_zero("fit_by_score(learning_rate)", learning_rate, "a number above 0, or None: each part's own")
     program = _drawn(model, samples)
     features = features if features is not None else getattr(rows, "features", None)
     if model.active_mapping().needs_fit:

@@ -190,6 +190,14 @@ class TestWhatLooksAtTokens:
         model.backbone.base.generation_config.repetition_penalty = 3.0
         assert cut(model, model.generate(TEXTS, **GREEDY)) == [by_hand(model, t, 5, penalty=3.0) for t in TEXTS]
 
+    @pytest.mark.parametrize("family", ["falcon_h1", "bert"])
+    def test_a_base_that_cannot_go_on_from_vectors(self, family: str) -> None:
+        """One is causal, and transformers gives it no way."""
+        model = writer(family)
+        name = type(model.backbone.base).__name__
+        with pytest.raises(UsageError, match=f"{name} writes no text after vectors.*own generate takes inputs_embeds"):
+            model.generate(TEXTS[:1])
+
     @pytest.mark.filterwarnings("ignore:Passing `no_repeat_ngram_size`")
     def test_no_token_comes_twice_in_what_is_new(self) -> None:
         model = writer("llama")
@@ -213,7 +221,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_new_token": 3}, r"\(max_new_token\): no option.*did you mean 'max_new_tokens'"),
     ({"max_new_tokens": 0}, r"\(max_new_tokens\): 0\. Expected a whole number from 1"),
     ({"num_beams": 2.5}, r"\(num_beams\): 2\.5\. Expected a whole number from 1"),
-    ({"num_beams": 4, "num_beam_groups": 3}, r"\(num_beams\): 4, which num_beam_groups=3 does not divide"),
+    ({"num_beams": 4, "num_beam_groups": 3}, r"\(num_beam_groups\): asks for code that is no part of transformers"),
+    ({"num_beams": 6, "num_beam_groups": 3}, r"\(num_beam_groups\): asks for code.*leave num_beam_groups out"),
     ({"num_beams": 2, "num_return_sequences": 3}, r"\(num_return_sequences\): 3 texts of 2 beams.*at most 2"),
     ({"num_return_sequences": 2}, r"\(num_return_sequences\): 2 texts of 1 beam\..*do_sample=True"),
     ({"guidance_scale": 2.0}, r"\(guidance_scale\): reads the token ids of the prompt"),

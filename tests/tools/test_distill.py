@@ -214,6 +214,9 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[ReprogramError], str]] = {
     ),
     "frozen": (_frozen, {}, UsageError, "'default' does not train.*is_trainable=True"),
     "steps": (student, {"steps": 0}, UsageError, r"distill\(steps\): 0"),
+    "rate below 0": (student, {"learning_rate": -1.0}, UsageError, r"distill\(learning_rate\): -1\.0\."),
+    "rate 0": (student, {"learning_rate": 0}, UsageError, r"distill\(learning_rate\): 0\. Expected .* or None"),
+    "a rate that is none": (student, {"learning_rate": "a"}, UsageError, r"distill\(learning_rate\): 'a'"),
     "one row": (student, {"rows": ["so good"]}, UsageError, r"distill\(rows\): 1 row"),
     "a bad row": (student, {"rows": ["so good", 7]}, ReprogramError, r"rows\[1\]"),
 }  # fmt: skip

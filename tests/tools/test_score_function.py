@@ -111,6 +111,23 @@ def test_it_learns_and_repeats_itself() -> None:
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"epochs": 0}, r"fit_by_score\(epochs\): 0\. Expected a whole number from 1"),
+        ({"epochs": -1}, r"fit_by_score\(epochs\): -1"),
+        ({"samples": 2.5}, r"fit_by_score\(samples\): 2\.5"),
+        ({"batch_size": 0}, r"fit_by_score\(batch_size\): 0"),
+        ({"learning_rate": "x"}, r"fit_by_score\(learning_rate\): 'x'\. Expected a number above 0, or None"),
+        ({"learning_rate": -1.0}, r"fit_by_score\(learning_rate\): -1\.0"),
+        ({"learning_rate": 0}, r"fit_by_score\(learning_rate\): 0\."),
+    ],
+)
+def test_numbers_that_cannot_be_meant(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        fit_by_score(_model(), ROWS, **given)
+
+
 def test_what_cannot_be_trained_so() -> None:
     with pytest.raises(UsageError, match="samples.*1.*at least 2"):
         fit_by_score(_model(), ROWS, samples=1)
