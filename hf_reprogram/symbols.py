@@ -25,6 +25,7 @@ from .errors import ConfigError, DataError, did_you_mean
 
 MOST = 65_536  # more symbols than any table of a few kilobytes could hold: a file of something else
 MASK = re.compile(r"[<\[]mask[>\]]", re.IGNORECASE)  # as tokenizers write it: one of them is not this base's
+MARKS = ("▁", "Ġ", "##")  # that tokenizers set before tokens, for a space or for none
 COMMON = 5_000  # ids are sorted by frequency in most vocabularies: the first are words, not fragments (T§1.2)
 NUMBERS = 500_000_000  # of a table symbols x vocabulary: 2 GB, and four times that with gradient and Adam's moments
 
@@ -121,15 +122,18 @@ def target_symbols(source: Any) -> list[str]:
     """Symbols for `DictionaryConfig(symbols=...)` and its kin, from what a user has.
 
     Args:
-        source: a tokenizer (its vocabulary in order of the ids, special tokens left out); a path of a text file with
-            one symbol per line; or texts, whose characters are taken, sorted.
+        source: a tokenizer (the texts of its tokens in order of the ids, special tokens left out); a path of a text
+            file with one symbol per line; or texts, whose characters are taken, sorted.
 
     Returns:
         The symbols. Text is cut into them by the longest match: this is what a WordLevel tokenizer of molecules or
-        codons does, and not what the merges of a BPE tokenizer do.
+        codons does. Of SentencePiece, byte-level BPE and WordPiece tokenizers the tokens are taken as they read in a
+        text, without the spaces before them (`▁good`, `Ġgood` and `##good` are all "good") and each once; pieces of a
+        character's bytes are left out. A config holds symbols and no tokenizer, so that the longest match stands in
+        for their own merges there too; and nothing is made small that they would.
 
     Raises:
-        ConfigError: a source that holds none.
+        ConfigError: a source that holds none; a tokenizer whose tokens have no text of their own.
 
     Example:
 
@@ -140,9 +144,7 @@ def target_symbols(source: Any) -> list[str]:
     if isinstance(source, str) and not Path(source).suffix and not Path(source).exists():
         raise ConfigError(where, f"{source[:60]!r} is no file", "a path, or a list of texts", f"[{source[:60]!r}]")
     if hasattr(source, "get_vocab"):
-        special = {*source.all_special_tokens, *source.get_added_vocab()}
-        found = [token for token, _ in sorted(source.get_vocab().items(), key=lambda item: item[1])]
-        found = [token for token in found if token not in special]
+        found = _token_texts(source, where)
     elif isinstance(source, str | Path):
         try:
             found = [line for line in Path(source).read_text(encoding="utf-8").splitlines() if line]
@@ -159,6 +161,28 @@ def target_symbols(source: Any) -> list[str]:
     if not found:
         raise ConfigError(where, "holds no symbol", "a tokenizer, a file with one symbol per line, or texts")
     return found
+
+
+def _token_texts(tokenizer: Any, where: str) -> list[str]:
+    """Texts of a tokenizer's plain tokens in order of the ids, each once."""
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    names = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    within = getattr(model, "continuing_subword_prefix", None) or ""  # decoders take it off behind other tokens only
+    texts = [_token_text(name.removeprefix(within), tokenizer) for name in names if name not in special]
+    marked = next((text for text in texts if text.startswith(MARKS) and text not in MARKS), None)
+    if marked is not None:
+        kind = type(tokenizer).__name__ + (f" ({type(model).__name__})" if model is not None else "")
+        what = f"a {kind} without a decoder that says which text {marked!r} is"
+        expected = "a tokenizer of whole words or characters (WordLevel), a file with one symbol per line, or texts"
+        raise ConfigError(where, what, expected)
+    return [text for text in dict.fromkeys(texts) if text and "\ufffd" not in text]
+
+
+def _token_text(name: str, tokenizer: Any) -> str:
+    """A token as it reads in a text, without the spaces round it; as it is where it is its own text."""
+    text = tokenizer.convert_tokens_to_string([name])
+    return name if text == name or not isinstance(text, str) else text.strip()
 
 
 def check_symbols(symbols: str | Sequence[str], unknown: str | None, where: str) -> list[str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from hf_reprogram.errors import ConfigError, DataError
-from hf_reprogram.symbols import MOST, Symbols, check_symbols, check_table, stand_ins, target_symbols
+from hf_reprogram.symbols import MARKS, MOST, Symbols, check_symbols, check_table, stand_ins, target_symbols
 from hf_reprogram.testing import tiny
 
 
@@ -38,6 +41,38 @@ def test_an_unknown_symbol_is_named_with_its_place() -> None:
     assert Symbols(("AT", "X"), unknown="X", spaced=True).read("AT GG AT") == [0, 1, 0]
 
 
+def _trained(kind: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of a few words, of a kind."""
+    made: dict[str, tuple[Any, Any, Any, Any]] = {
+        "WordPiece": (
+            models.WordPiece(unk_token="<s>"), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece(),
+            trainers.WordPieceTrainer(vocab_size=60, special_tokens=["<s>"], show_progress=False),
+        ),
+        "byte-level BPE": (
+            models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel(),
+            trainers.BpeTrainer(
+                vocab_size=290, special_tokens=["<s>"], show_progress=False,
+                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            ),
+        ),
+        "SentencePiece": (
+            models.Unigram(), pre_tokenizers.Metaspace(), decoders.Metaspace(),
+            trainers.UnigramTrainer(vocab_size=40, special_tokens=["<s>"], unk_token="<s>", show_progress=False),
+        ),
+        "BPE of words' ends": (
+            models.BPE(end_of_word_suffix="</w>"), pre_tokenizers.BertPreTokenizer(), decoders.BPEDecoder("</w>"),
+            trainers.BpeTrainer(
+                vocab_size=60, special_tokens=["<s>"], show_progress=False, end_of_word_suffix="</w>"
+            ),
+        ),
+    }  # fmt: skip
+    model, before, decoder, trainer = made[kind]
+    backend = Tokenizer(model)
+    backend.pre_tokenizer, backend.decoder = before, decoder
+    backend.train_from_iterator(["good film, goodness of films, a good film is good"] * 9, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<s>")
+
+
 class TestSources:
     """From a tokenizer, a file, texts."""
 
@@ -49,6 +84,30 @@ class TestSources:
         found = target_symbols(tokenizer)
         assert not set(found) & set(tokenizer.all_special_tokens)
         assert found == sorted(found, key=tokenizer.convert_tokens_to_ids) and "film" in found
+
+    @pytest.mark.parametrize("family", ["bert", "llama", "t5"])
+    def test_tokens_are_taken_as_they_read_in_a_text(self, family: str) -> None:
+        """Whole words, byte-level with a space before a word, SentencePiece."""
+        found = target_symbols(tiny(family)[1])
+        assert len(set(found)) == len(found) and not any(x.startswith(MARKS) for x in found)
+        assert [found[i] for i in Symbols(tuple(found)).read("so good film")] == ["so", "good", "film"]
+
+    @pytest.mark.parametrize("kind", ["WordPiece", "byte-level BPE", "SentencePiece", "BPE of words' ends"])
+    def test_trained_tokenizers(self, kind: str) -> None:
+        found = target_symbols(_trained(kind))
+        assert len(set(found)) == len(found) and "<s>" not in found and not any(x.startswith(MARKS) for x in found)
+        read = [found[i] for i in Symbols(tuple(found)).read("good goodness, film")]
+        assert "".join(read) == "goodgoodness,film" and read[0] == "good"
+
+    def test_bytes_of_a_character_are_no_symbols(self) -> None:
+        found = target_symbols(_trained("byte-level BPE"))
+        assert all(x == x.strip() and "\ufffd" not in x for x in found) and {"a", "~"} <= set(found)
+
+    def test_a_tokenizer_that_does_not_say_its_texts_is_refused(self) -> None:
+        tokenizer = _trained("byte-level BPE")
+        tokenizer.backend_tokenizer.decoder = None
+        with pytest.raises(ConfigError, match=r"a \w+ \(BPE\) without a decoder.*'Ġ\w+'.*WordLevel"):
+            target_symbols(tokenizer)
 
     def test_a_file_gives_its_lines(self, tmp_path: Path) -> None:
         path = tmp_path / "vocab.txt"
