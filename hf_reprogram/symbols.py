@@ -25,7 +25,8 @@ from .errors import ConfigError, DataError, did_you_mean
 
 MOST = 65_536  # more symbols than any table of a few kilobytes could hold: a file of something else
 MASK = re.compile(r"[<\[]mask[>\]]", re.IGNORECASE)  # as tokenizers write it: one of them is not this base's
-MARKS = ("▁", "Ġ", "##")  # that tokenizers set before tokens, for a space or for none
+MARKS = ("▁", "Ġ")  # that tokenizers write for a space; their decoders take them off
+UNUSED = re.compile(r"\[unused\d+\]")  # rows that BERT keeps free: no text
 COMMON = 5_000  # ids are sorted by frequency in most vocabularies: the first are words, not fragments (T§1.2)
 NUMBERS = 500_000_000  # of a table symbols x vocabulary: 2 GB, and four times that with gradient and Adam's moments
 
@@ -129,8 +130,8 @@ def target_symbols(source: Any) -> list[str]:
         The symbols. Text is cut into them by the longest match: this is what a WordLevel tokenizer of molecules or
         codons does. Of SentencePiece, byte-level BPE and WordPiece tokenizers the tokens are taken as they read in a
         text, without the spaces before them (`▁good`, `Ġgood` and `##good` are all "good") and each once; pieces of a
-        character's bytes are left out. A config holds symbols and no tokenizer, so that the longest match stands in
-        for their own merges there too; and nothing is made small that they would.
+        character's bytes and rows that are kept free are left out. A config holds symbols and no tokenizer, so that
+        the longest match stands in for their own merges there too; and nothing is made small that they would.
 
     Raises:
         ConfigError: a source that holds none; a tokenizer whose tokens have no text of their own.
@@ -167,16 +168,17 @@ def _token_texts(tokenizer: Any, where: str) -> list[str]:
     """Texts of a tokenizer's plain tokens in order of the ids, each once."""
     special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
     names = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    model = getattr(backend, "model", None)
     within = getattr(model, "continuing_subword_prefix", None) or ""  # decoders take it off behind other tokens only
     texts = [_token_text(name.removeprefix(within), tokenizer) for name in names if name not in special]
     marked = next((text for text in texts if text.startswith(MARKS) and text not in MARKS), None)
-    if marked is not None:
-        kind = type(tokenizer).__name__ + (f" ({type(model).__name__})" if model is not None else "")
+    if marked is not None and backend is not None and backend.decoder is None:
+        kind = f"{type(tokenizer).__name__} ({type(model).__name__})"
         what = f"a {kind} without a decoder that says which text {marked!r} is"
         expected = "a tokenizer of whole words or characters (WordLevel), a file with one symbol per line, or texts"
         raise ConfigError(where, what, expected)
-    return [text for text in dict.fromkeys(texts) if text and "\ufffd" not in text]
+    return [text for text in dict.fromkeys(texts) if text and "\ufffd" not in text and not UNUSED.fullmatch(text)]
 
 
 def _token_text(name: str, tokenizer: Any) -> str:

@@ -99,6 +99,12 @@ class TestSources:
         read = [found[i] for i in Symbols(tuple(found)).read("good goodness, film")]
         assert "".join(read) == "goodgoodness,film" and read[0] == "good"
 
+    def test_marks_of_other_tokenizers_are_plain_text(self) -> None:
+        """Real vocabularies hold `####`, and Maltese words; not BERT's rows that are kept free."""
+        backend = Tokenizer(models.WordLevel({"####": 0, "▁Ġorġ": 1, "Ġ": 2, "[unused7]": 3, "[NH]": 4}, "####"))
+        backend.decoder = decoders.Metaspace()
+        assert target_symbols(PreTrainedTokenizerFast(tokenizer_object=backend)) == ["####", "Ġorġ", "Ġ", "[NH]"]
+
     def test_bytes_of_a_character_are_no_symbols(self) -> None:
         found = target_symbols(_trained("byte-level BPE"))
         assert all(x == x.strip() and "\ufffd" not in x for x in found) and {"a", "~"} <= set(found)
