@@ -45,6 +45,14 @@ class Known:
 class Sharing:
     """Of one causal body.
 
+    What rows begin with is kept from batch to batch of one call, and not between calls: its vectors are compared, but
+    a base that was edited through `.data`, moved, or run under another autocast would answer as it was, and nobody
+    would see it; and a model at rest would hold memory. The base's own `generate` shares nothing: a cache that is
+    handed to it beside vectors is counted in a way of each family's own.
+
+    Texts before slots are kept through training, over the evaluations in it (else each epoch would begin anew), and
+    let go of by `forget` or when the model serves.
+
     Args:
         backbone: a TextBackbone.
     """
@@ -52,19 +60,21 @@ class Sharing:
     def __init__(self, backbone: Any) -> None:
         self.backbone = backbone
         self._kept: Shared | None = None
+        self._before: Tensor | None = None  # the first row (1, time, width) of the batch before, of the same call
         self._serving = False
         self._known: Known | None = None
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Keep what rows begin with from batch to batch, as long as nothing trains."""
+        """Keep what rows begin with from batch to batch, as long as nothing trains; let go of what training kept."""
         outer, self._serving = self._serving, True
+        self.forget()
         try:
             yield
         finally:
             self._serving = outer
             if not outer:
-                self._kept = None
+                self._kept = self._before = None
 
     def forget(self) -> None:
         """Let go of the texts that were kept for the next epoch: up to `TEXTS` bytes."""
@@ -82,7 +92,9 @@ class Sharing:
             return None  # refused where it is run
         if self.backbone.base.is_activation_checkpointing:
             return None  # nothing may be kept
-        same = (batch.embeds == batch.embeds[:1]).all(-1).all(0)  # (time,)
+        same, known = (batch.embeds == batch.embeds[:1]).all(-1).all(0), self._before is not None  # (time,)
+        if self._serving and not torch.is_grad_enabled():
+            same = same & self._as_before(batch.embeds[:1])
         if batch.changed is None or not (answers_only and batch.embeds.requires_grad):
             before = torch.zeros_like(mask[:, 0])
         else:
@@ -97,12 +109,21 @@ class Sharing:
         common = min(common, shortest - 1)
         kept = self._kept if self._kept is not None and _begins(batch, self._kept[0], common) else None
         common = kept[0].shape[1] if kept is not None else common
-        saved = common * (len(mask) - (kept is None))
+        saved = common * (len(mask) - (kept is None and not known))  # where two batches begin alike, others will
         if saved * WORTH < mask.numel() or not self.proved["prefix"]:
             return None
         return self._behind(batch, kept or self._beginning(batch.embeds[:1, :common]))
 
     # Slots that come first
+
+    def _as_before(self, row: Tensor) -> Tensor:
+        """(time,) where a row (1, time, width) is as the first one of the batch before; of the first batch, all."""
+        before, self._before = self._before, row.clone()
+        if before is None:
+            return torch.ones_like(row[0, :, 0], dtype=torch.bool)
+        time = min(before.shape[1], row.shape[1])
+        found = (row[0, :time] == before[0, :time]).all(-1)
+        return nn.functional.pad(found, (0, row.shape[1] - time))
 
     def _beginning(self, vectors: Tensor) -> Shared:
         found = self.backbone.body(inputs_embeds=vectors, use_cache=True)

@@ -111,6 +111,20 @@ def test_slots_go_through_the_body_once_for_all_batches(counted: Any) -> None:
     assert sum(rows == 1 for rows, _ in positions.seen) == 2
 
 
+def test_rows_one_by_one_share_what_two_of_them_begin_with(counted: Any) -> None:
+    model = _model(FIRST)
+    expected = _whole(model, lambda: model.score(ROWS, batch_size=1))
+    positions = counted(model)
+    for _ in range(2):
+        positions.seen.clear()
+        torch.testing.assert_close(model.score(ROWS, batch_size=1), expected, rtol=1e-4, atol=1e-5)
+        lengths = [len(row) for row in model.collator().lay_out(ROWS)]
+        assert len(positions.seen) == len(ROWS) + 1 and positions.seen[0] == (1, max(lengths))  # the first is whole
+        shared = positions.seen[1][1]
+        assert shared >= 7 and positions.total() == sum(lengths) - shared * (len(ROWS) - 2)
+        assert model.backbone.sharing._before is None  # nothing is kept between calls
+
+
 def test_a_moved_slot_is_seen_by_the_next_call() -> None:
     model = _model(FIRST)
     before = model.score(ROWS)
@@ -165,6 +179,18 @@ def test_a_run_of_training_leaves_no_texts_behind(tmp_path: Path) -> None:
     trainer.training_step = lambda *a: (step(*a), kept.append(len(model.backbone.sharing._known.texts)))[0]
     trainer.train()
     assert kept and all(kept) and model.backbone.sharing._known is None
+
+
+def test_a_model_that_serves_lets_go_of_its_texts() -> None:
+    """A plain Trainer does not say when it is done; its evaluations come in the midst, and end nothing."""
+    model = _model(LAST)
+    _step(model, model.collator()(ROWS))
+    model.eval()
+    with torch.no_grad():
+        model(**model.collator()(ROWS))
+    assert model.backbone.sharing._known.texts
+    model.predict("so good")
+    assert model.backbone.sharing._known is None
 
 
 def test_states_before_the_slots_are_there_where_they_are_read() -> None:
