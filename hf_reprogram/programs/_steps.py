@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+
+_TAKEN = [0]  # steps of all optimisers of the process
+
+
+@cache
+def _listen() -> None:
+    """Count them, by one hook for all programs."""
+
+    def count(*_: object) -> None:
+        _TAKEN[0] += 1
+
+    register_optimizer_step_post_hook(count)
 
 
 class Steps:
-    """Tells a program whether its numbers were written to since a step began: by whatever optimiser, or by hand.
+    """Tells a program whether a step that began is over: an optimiser has stepped, or the numbers were written to.
 
-    Torch counts the writes into each tensor. Where a framework gathers parameters anew for every pass (FSDP) it counts
-    those too, and no step lasts longer than a pass.
+    Torch counts the writes into each tensor, but for those of fused optimisers. Any optimiser counts, as those of a
+    sharded model hold other tensors than the program: where one steps between the passes of another's accumulation,
+    it ends that step too. Where a framework gathers parameters anew for each pass (FSDP) no step lasts longer.
 
     Example:
 
@@ -28,11 +44,16 @@ class Steps:
 
     def __init__(self) -> None:
         self._seen: list[int] | None = None
+        _listen()
 
     def begin(self, parameters: Iterable[nn.Parameter]) -> None:
         """A step begins with this pass."""
-        self._seen = [p._version for p in parameters]
+        self._seen = _state(parameters)
 
     def lasts(self, parameters: Iterable[nn.Parameter]) -> bool:
         """Whether the step that last began is not over."""
-        return self._seen == [p._version for p in parameters]
+        return self._seen == _state(parameters)
+
+
+def _state(parameters: Iterable[nn.Parameter]) -> list[int]:
+    return _TAKEN + [p._version for p in parameters]

@@ -182,13 +182,12 @@ class Dictionary(Program):
         """Whether a pass goes on with a step of the optimiser. One whose gradient was cleared, as one that overflowed
         is, was given up."""
         held = self.coefficients.grad
-        return self._steps.lasts([self.coefficients]) and held is not None and bool(held.any())
+        lasts = self._steps.lasts([self.coefficients]) and held is not None
+        return lasts and bool(_over_ranks(held.abs().sum()) != 0)
 
     def _find(self, gradient: Tensor, atoms: Atoms) -> None:
         """Give places of tokens without weight to what a gradient (symbols, width) asks for."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            gradient = gradient.clone()
-            torch.distributed.all_reduce(gradient)  # every rank must come to the same tokens
+        gradient = _over_ranks(gradient)
         weights = (self.coefficients - self.dropped).abs()
         weak = weights < WEAK * weights.amax(1, keepdim=True)
         # A symbol that stands in no row of the step has no gradient; one that overflowed tells nothing.
@@ -274,6 +273,14 @@ class Dictionary(Program):
                 }
             )
         return rows
+
+
+def _over_ranks(numbers: Tensor) -> Tensor:
+    """The sum over all ranks, which must come to the same tokens."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        numbers = numbers.clone()
+        torch.distributed.all_reduce(numbers)
+    return numbers
 
 
 def _usual(backbone: Any, tokenizer: Any) -> Tensor:

@@ -180,12 +180,13 @@ class TestSparse:
         program._told(torch.full_like(table_of(model), torch.inf), Atoms(model.backbone))
         assert torch.equal(program.support, support)
 
+    @pytest.mark.parametrize("fused", [True, False])
     @pytest.mark.parametrize("clears", [True, False], ids=["to none", "to zeros"])
-    def test_accumulated_passes_are_one_step(self, clears: bool) -> None:
+    def test_accumulated_passes_are_one_step(self, clears: bool, fused: bool) -> None:
         """Tokens, count and gradient of two half-batches are those of the whole, in steps that are due and others."""
         whole, parts = build(refit_every=2), build(refit_every=2)
         count, programs = torch.tensor(len(ROWS)), [model.active_programs()[0] for model in (whole, parts)]
-        optimizers = [torch.optim.SGD(program.parameters(), lr=0.1) for program in programs]
+        optimizers = [torch.optim.SGD(program.parameters(), lr=0.1, fused=fused) for program in programs]
         changed = []
         for _ in range(4):
             before = programs[1].support.clone()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import string
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from hf_reprogram.batch import Batch
 from hf_reprogram.config import ReprogramConfig
@@ -14,8 +16,9 @@ from hf_reprogram.errors import ConfigError, UsageError
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
 from hf_reprogram.programs._tokens import nearest, plain_tokens, spelled
 from hf_reprogram.programs.vocabulary import Vocabulary, VocabularyConfig, _nearest_to
-from hf_reprogram.testing import CHECKS, ROWS, flags, logits_of, tiny
+from hf_reprogram.testing import CHECKS, ROWS, build, flags, logits_of, program_config, tiny
 from hf_reprogram.testing.helpers import close, loss_of, train_step, unlabelled
+from hf_reprogram.training.trainer import make_trainer
 
 
 WORDS = {"type": "verbalizer", "words": {"negative": [" bad"], "positive": [" good"]}}
@@ -209,11 +212,11 @@ class TestReading:
 
     def test_the_temperature_falls_in_a_line_and_its_place_is_saved(self) -> None:
         """By steps of the optimiser: of four accumulated passes as of one."""
-        for passes in (1, 4):
+        for passes, fused in ((1, False), (4, False), (4, True)):  # torch counts no writes of a fused one
             program = self._taught(temperature=2.0, final_temperature=0.5, anneal_steps=3)
             program(_batch([[0]]), _Facts)
             assert program.annealed.item() == 2.0  # not a pass in training
-            optimizer, used = torch.optim.Adam(program.parameters()), []
+            optimizer, used = torch.optim.Adam(program.parameters(), fused=fused), []
             for _ in range(5):
                 for _ in range(passes):
                     program.train()(_batch([[0]]), _Facts).embeds.sum().backward()
@@ -371,6 +374,20 @@ def test_explain_tells_the_commonest_contexts_of_a_batch() -> None:
     assert {row["symbol"] for row in rows} == {"s", "o"}
     page = str(model.explain())
     assert "temperature" not in page and "symbol a" in page  # nothing was trained by gradients
+
+
+@pytest.mark.parametrize(
+    ("program", "counter"), [("vocabulary", "steps"), ("words", "steps"), ("dictionary", "passes")]
+)
+def test_a_trainer_that_accumulates_counts_its_own_steps(program: str, counter: str, tmp_path: Path) -> None:
+    """With its default optimiser, which is fused."""
+    model = build(program_config(program, "bert"), "bert")
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=2, per_device_train_batch_size=1, gradient_accumulation_steps=3, use_cpu=True,
+        report_to=[], save_strategy="no", remove_unused_columns=False, disable_tqdm=True,
+    )  # fmt: skip
+    make_trainer(model, arguments, ROWS).train()
+    assert int(getattr(model.active_programs()[0], counter)) == 2
 
 
 def test_it_learns_with_a_prompt_beside_it() -> None:
