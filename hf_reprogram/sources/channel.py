@@ -1,13 +1,15 @@
 """The way to a model of which only answers come back: every question is asked once, counted, and kept.
 
 A query is one input that is sent. What was asked before, in this run or in one that was killed, comes from the cache
-and costs nothing; so a search that is started again with the same seed goes the same way and asks no query twice.
+and costs nothing; so a search that is started again with the same seed goes the same way and asks no query twice. An
+endpoint's answers are kept one by one as they come, those of a callable when its call ends.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import BaseModelError, BudgetError, UsageError, first_line
-from .endpoint import Endpoint, cut
+from ..passes import at_least_one
+from .endpoint import Endpoint, Keep, cut
 
 
 Ask = Callable[[Sequence[Any]], Any]  # texts, or waves (samples,) -> (inputs, K) scores, or (inputs,) class numbers
@@ -28,19 +31,22 @@ class Channel:
 
     Args:
         ask: gives scores of K classes for some inputs, or the number of the class that comes first.
-        source: what is asked, by name and version: answers of another source are not believed.
+        source: what is asked, by name and version: answers of another source are not believed, nor those of an
+            endpoint that was asked for other words, for another model or for more or fewer likeliest tokens.
         outputs: K.
         cache: a file (SQLite) that keeps the answers; None keeps them in memory.
         most: queries that may be sent; None sets no limit.
         seconds: after which nothing more is sent, and an `Endpoint` neither tries nor waits; None sets no limit.
-        together: inputs in one call of `ask`; answers are kept after each call.
+        together: inputs in one call of `ask`. Where a call of a callable fails, its answers are lost; an `Endpoint`
+            loses none.
         rebuild: forget what the file holds.
 
     Attributes:
-        wanted: answers that were needed; `sent`: queries that were sent; `last`: the input that was asked last.
+        wanted: answers that were needed; `untold`: of their scores, those that an endpoint did not tell; `sent`:
+            queries that were sent; `last`: the input that was asked last.
 
     Raises:
-        UsageError: a file of another source, of something else, or one that cannot be written.
+        UsageError: a file of another source, of something else, or one that cannot be written; `together` below 1.
     """
 
     def __init__(
@@ -54,10 +60,13 @@ class Channel:
         together: int = 64,
         rebuild: bool = False,
     ) -> None:
+        at_least_one("together", together)
         self.ask, self.source, self.outputs, self.together = ask, source, outputs, together
         self.most, self.end = most, time.monotonic() + (FOREVER if seconds is None else seconds)
-        self.wanted = self.sent = 0
+        self.wanted = self.sent = self.untold = 0
         self.known: dict[str, np.ndarray] = {}
+        self.floored: dict[str, int] = {}  # scores of an answer that were not told, where there are any
+        self._lock = threading.Lock()
         self.apart: float | None = None
         self.twice = "one question"
         self.last: Any = None
@@ -80,12 +89,29 @@ class Channel:
         for start in range(0, len(listed), self.together):
             part = listed[start : start + self.together]
             self._afford(len(part))
-            scores = self._asked([given for _, given in part])
-            for (key, _), row in zip(part, scores, strict=True):
-                self.known[key] = row
-            answers = [(key, row.tobytes()) for (key, _), row in zip(part, scores, strict=True)]
-            self._write("insert or replace into answers values (?, ?)", answers)
+            self._fetch([key for key, _ in part], [given for _, given in part])
+        self.untold += sum(self.floored.get(key, 0) for key in keys)
+        # It is refused again where all comes from the cache.
+        if isinstance(self.ask, Endpoint) and all(self.floored.get(key) == self.outputs for key in keys):
+            self.ask.tells_nothing(len(set(keys)))
         return np.stack([self.known[key] for key in keys])
+
+    def _fetch(self, keys: list[str], inputs: list[Any]) -> None:
+        """Ask for inputs, and keep the answers."""
+        if isinstance(self.ask, Endpoint):
+            self._asked(inputs, lambda i, row, floored: self._keep([(keys[i], np.float32(row), floored)]))
+        else:
+            self._keep([(key, row, 0) for key, row in zip(keys, self._asked(inputs), strict=True)])
+
+    def _keep(self, answers: list[tuple[str, np.ndarray, int]]) -> None:
+        with self._lock:  # an endpoint's come from several threads
+            for key, row, floored in answers:
+                self.known[key] = row
+                if floored:
+                    self.floored[key] = floored
+            # What was not told comes first: a kill in between leaves no answer that passes for a whole one.
+            self._write("insert or replace into floored values (?, ?)", [(k, n) for k, _, n in answers if n])
+            self._write("insert or replace into answers values (?, ?)", [(k, row.tobytes()) for k, row, _ in answers])
 
     def _afford(self, count: int) -> None:
         if count and self.most is not None and self.sent + count > self.most:
@@ -97,19 +123,21 @@ class Channel:
 
     @property
     def _kept(self) -> str:
-        """What becomes of the answers so far; of a batch that failed none are here."""
+        """What becomes of the answers so far."""
         if self.path is None:
             return "cache=FILE keeps answers for the next run"
         return f"the {len(self.known)} answers in {self.path} are kept, and the same run asks for the others alone"
 
-    def _asked(self, inputs: list[Any]) -> np.ndarray:
-        """One call of `ask`, its answer looked through."""
-        self.sent += len(inputs)
+    def _asked(self, inputs: list[Any], keep: Keep | None = None) -> np.ndarray:
+        """One call of `ask`, its answer looked through; an endpoint gives each to `keep` before."""
+        ask, before = self.ask, getattr(self.ask, "sent", 0)
         try:
-            found = self.ask(inputs, self.end) if isinstance(self.ask, Endpoint) else self.ask(inputs)
+            found = ask(inputs, self.end, keep) if isinstance(ask, Endpoint) else ask(inputs)
         except (BaseModelError, BudgetError) as error:
             fix = f"{error.fix}; {self._kept}" if error.fix else self._kept
             raise type(error)(error.where, error.what, error.expected, fix) from error
+        finally:
+            self.sent += ask.sent - before if isinstance(ask, Endpoint) else len(inputs)
         expected = f"({len(inputs)}, {self.outputs}) finite scores, or class numbers below {self.outputs}"
         asked = f"for {len(inputs)} inputs and {self.outputs} classes"
         try:
@@ -154,20 +182,25 @@ class Channel:
         try:
             file = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
             if rebuild:
-                file.executescript("drop table if exists facts; drop table if exists answers;")
+                file.executescript(
+                    "drop table if exists facts; drop table if exists answers; drop table if exists floored;"
+                )
             file.execute("create table if not exists facts (name text primary key, value text)")
             file.execute("create table if not exists answers (key text primary key, scores blob)")
+            file.execute("create table if not exists floored (key text primary key, cells integer)")
             mine = {"format": FORMAT, "source": self.source, "outputs": str(self.outputs)}
+            mine |= getattr(self.ask, "identity", {})
             theirs = dict(file.execute("select name, value from facts"))
-            wrong = next((name for name, value in theirs.items() if name in mine and mine[name] != value), None)
+            wrong = next((name for name in mine if theirs and theirs.get(name) != mine[name]), None)
             if wrong is not None:
-                raise self._refused(f"holds answers of another {wrong}: {theirs[wrong]!r} is not {mine[wrong]!r}")
+                raise self._refused(f"holds answers of another {wrong}: {theirs.get(wrong)!r} is not {mine[wrong]!r}")
             file.executemany("insert or ignore into facts values (?, ?)", mine.items())
             file.commit()
             self.apart = float(theirs["noise"]) if "noise" in theirs else None
             self.twice = theirs.get("twice", self.twice)
             for key, raw in file.execute("select key, scores from answers"):
                 self.known[key] = np.frombuffer(raw, dtype=np.float32)
+            self.floored = dict(file.execute("select key, cells from floored"))
             return file
         except sqlite3.Error as error:
             raise self._refused(f"could not be used ({first_line(error)})") from error

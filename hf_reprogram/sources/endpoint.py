@@ -14,11 +14,10 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import partial
 from http.client import HTTPException
 from typing import Any
 from urllib import error, parse, request
@@ -31,7 +30,9 @@ logger = logging.getLogger(__name__)
 AGAIN = {408, 425, 429, 500, 502, 503, 504}
 LONGEST = 60.0  # seconds that are waited at most: who is told to wait longer is told so
 LONG = 5.0  # seconds from which a wait is spoken of
+DAY = 86_400  # seconds
 ENOUGH = 8  # texts in one call, of which at least one must be answered by a word
+Keep = Callable[[int, list[float], int], None]  # number of the text, its answer, cells of it that were not told
 
 
 class Endpoint:
@@ -49,14 +50,19 @@ class Endpoint:
         top: likeliest tokens that are asked for; many endpoints give 5 at most.
         key: an environment variable with a token for the header; never the token itself.
         timeout: seconds for one answer.
-        retries: times that a query is sent again, after 1, 2, 4 ... seconds or what Retry-After says. More than 60 s
-            are not waited for, nor a server that refuses the first connection.
+        retries: times that a query is sent again, after 1, 2, 4 ... seconds or what Retry-After says, for which no
+            other query is sent either. More than 60 s are not waited for, nor a server that refuses the first
+            connection.
         per_minute: queries that are sent in a minute at most.
         together: queries at once.
         pause: the first of these waits, in seconds.
 
+    Attributes:
+        sent: texts that were sent, each counted once however often it was tried.
+
     Raises:
-        ConfigError: no URL of completions, no words, an unknown kind, an environment variable that is not set.
+        ConfigError: no URL of completions, no words, an unknown kind, an environment variable that is not set, a
+            number that cannot be meant.
 
     Example:
 
@@ -82,43 +88,73 @@ class Endpoint:
             raise ConfigError("Endpoint(words)", f"{words!r}, one text", "a list of words", f"words=[{words!r}, ...]")
         if len(words) < 2 or len(set(words)) < len(words):
             raise ConfigError("Endpoint(words)", f"{list(words)!r}", "at least two words, each once")
-        if top < 1 or not 1 <= together <= 8:
-            raise ConfigError("Endpoint(top, together)", f"{top}, {together}", "from 1; together at most 8")
+        _within("top", top, 1, whole=True)
+        _within("together", together, 1, 8, whole=True)
+        _within("retries", retries, 0, whole=True)
+        _within("timeout", timeout, 1e-3, DAY)
+        _within("pause", pause, 0, DAY)
+        if per_minute is not None:
+            _within("per_minute", per_minute, 1e-3, fix="per_minute=None sets no limit")
         if key is not None and key not in os.environ:
             raise ConfigError("Endpoint(key)", f"the environment has no {key}", "a variable that holds the token")
         self.url, self.words, self.model, self.kind, self.top, self.key = url, list(words), model, kind, top, key
         self.timeout, self.retries, self.together, self.pause = timeout, retries, together, pause
         self.gap = 60.0 / per_minute if per_minute else 0.0
         self._lock, self._next, self._seen, self._floored = threading.Lock(), 0.0, 0, 0
-        self._warned = False
+        self._warned, self.sent = False, 0
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What changes its answers, by name: who keeps them must not take them for those of another.
+
+        The URL is none of it, nor is how long is waited: a server may move.
+        """
+        return {"list of words": json.dumps(self.words), "model": self.model or "", "top": str(self.top)}
 
     @property
     def floored(self) -> float:
         """Share of log-probabilities that were not told."""
         return self._floored / max(self._seen, 1)
 
-    def __call__(self, texts: Sequence[str], until: float = math.inf) -> list[list[float]]:
+    def __call__(self, texts: Sequence[str], until: float = math.inf, keep: Keep | None = None) -> list[list[float]]:
         """One query for each text; the answers in their order.
 
         Args:
             texts: what is asked.
             until: the reading of `time.monotonic` from which on nothing is sent or waited for.
+            keep: is given each answer as it comes, from several threads. After a failure, or an interrupt, nothing
+                more is sent, and what is on its way is still waited for and given.
 
         Raises:
             BaseModelError: an endpoint that is down, refuses, or answers something else, after all retries; or that
                 told none of the words.
             BudgetError: the time is over.
         """
-        before = self._floored, self._seen
-        with ThreadPoolExecutor(self.together) as pool:
-            found = list(pool.map(partial(self._answer, until=until), texts))
-        floored, seen = self._floored - before[0], self._seen - before[1]
-        if floored == seen:
-            self._untold(len(texts))
-        return found
+        halt = threading.Event()
 
-    def _untold(self, count: int) -> None:
-        """Refuse a call of many texts for none of which a word was told: a map of such answers learns noise."""
+        def one(i: int, text: str) -> tuple[list[float], int] | None:
+            if halt.is_set():
+                return None
+            try:
+                found = self._answer(text, until)
+                if keep is not None:
+                    keep(i, *found)
+                return found
+            except BaseException:
+                halt.set()
+                raise
+
+        with ThreadPoolExecutor(self.together) as pool:
+            try:
+                found = list(pool.map(one, range(len(texts)), texts))
+            finally:
+                halt.set()
+        if all(floored == len(self.words) for _, floored in found):
+            self.tells_nothing(len(texts))
+        return [scores for scores, _ in found]
+
+    def tells_nothing(self, count: int) -> None:
+        """Refuse many texts for none of which a word was told: a map of such answers learns noise."""
         what = f"{self.url} tells none of the words {self.words!r} among its {self.top} likeliest tokens"
         fix = f"a larger top= than {self.top}, where the endpoint gives it, or other words"
         if count >= ENOUGH:
@@ -128,14 +164,16 @@ class Endpoint:
             logger.warning("%s: these answers say nothing. Words are mostly written with the space before them.", what)
         self._warned = True
 
-    def _answer(self, text: str, until: float) -> list[float]:
+    def _answer(self, text: str, until: float) -> tuple[list[float], int]:
+        """(log-probabilities of the words, how many of them were not told)."""
         told = self._tokens(self._posted(text, until))
         least = min(told.values()) - 1.0
         found = [_of_word(told, word) for word in self.words]
+        floored = sum(value is None for value in found)
         with self._lock:
             self._seen += len(found)
-            self._floored += sum(value is None for value in found)
-        return [least if value is None else value for value in found]
+            self._floored += floored
+        return [least if value is None else value for value in found], floored
 
     # Sending
 
@@ -155,6 +193,8 @@ class Endpoint:
         asked, wait = self._request(text), self.pause
         for tries in range(1, self.retries + 2):
             self._in_turn(until)
+            with self._lock:
+                self.sent += tries == 1
             timeout = min(self.timeout, until - time.monotonic())
             try:
                 if timeout <= 0:
@@ -163,6 +203,7 @@ class Endpoint:
                     return json.loads(answer.read())
             except (OSError, HTTPException, ValueError) as problem:  # ValueError: no JSON, or no text at all
                 failure = self._failure(problem, timeout)
+            self._hold(failure.told or 0.0)
             what = f"{self.url} gave {failure.why} to the prompt {cut(repr(text))}"
             if time.monotonic() >= until:
                 self._wait(0.0, what, until)
@@ -223,16 +264,25 @@ class Endpoint:
             fix = "mend what the server complains of: mostly model=NAME, a smaller top=N, or kind="
         return _Failure(why, fix, again=problem.code in AGAIN, told=told)
 
+    def _hold(self, told: float) -> None:
+        """Send nothing for as long as the server said to one query: it means whoever asks."""
+        if 0.0 < told <= LONGEST:  # more is not waited for: the query that was told so fails
+            with self._lock:
+                self._next = max(self._next, time.monotonic() + told)
+
     def _in_turn(self, until: float) -> None:
-        """Wait for this query's turn."""
-        with self._lock:
-            now = time.monotonic()
-            turn = max(now, self._next)
-            self._next = turn + self.gap
-        if turn >= until:
-            what = "the time is over before the next query's turn"
-            raise BudgetError("budget", what, "an answer within its seconds", "more seconds, or a larger per_minute=")
-        time.sleep(turn - now)
+        """Wait for this query's turn, which moves where the server says to wait meanwhile."""
+        while True:
+            with self._lock:
+                now = time.monotonic()
+                turn = max(now, self._next)
+                if turn == now < until:
+                    self._next = now + self.gap
+                    return
+            if turn >= until:
+                what, fix = "the time is over before the next query's turn", "more seconds, or a larger per_minute="
+                raise BudgetError("budget", what, "an answer within its seconds", fix)
+            time.sleep(turn - now)
 
     # Reading
 
@@ -265,6 +315,17 @@ class _Failure:
     fix: str
     again: bool = True
     told: float | None = None
+
+
+def _within(
+    name: str, value: Any, low: float, high: float = math.inf, whole: bool = False, fix: str | None = None
+) -> None:
+    """Raise a ConfigError where an option is no number of its range."""
+    kind = int if whole else int | float
+    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+        most = f", at most {high:g}" if high < math.inf else ""
+        expected = f"a {'whole ' if whole else ''}number from {low:g}{most}"
+        raise ConfigError(f"Endpoint({name})", f"{value!r}", expected, fix)
 
 
 def _kind(url: str, kind: str | None) -> str:

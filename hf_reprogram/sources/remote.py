@@ -36,11 +36,13 @@ class _RemoteConfig(PreTrainedConfig):
 
     source: str = ""
     answers: list[str] | tuple[str, ...] = ()
+    words = None  # no field: what has none, as a callable, is the base that it was before words counted
 
     @property
     def asked(self) -> str:
         """What is asked, in words."""
-        return f"{self.source!r} for {', '.join(self.answers)}"
+        named = f"{self.source!r} for {', '.join(self.answers)}"
+        return named if self.words is None else f"{named} (words {', '.join(map(repr, self.words))})"
 
     @property
     def hidden_size(self) -> int:
@@ -54,6 +56,7 @@ class RemoteTextConfig(_RemoteConfig):
     Args:
         source: what is asked, by name and version.
         answers: names of its classes, in their order.
+        words: that an endpoint is asked for, in the same order; a callable has none.
         vocab_size: of the tokenizer by which rows are laid out; the model itself never sees a token.
     """
 
@@ -183,7 +186,8 @@ def remote_text(
         ask: texts to (texts, K) scores, or to the numbers of the classes that come first; `hr.Endpoint` is one.
         classes: names of the K classes, or label words.
         source: what is asked, by name and version; answers and programs of another source, or of the same for other
-            classes or in another order, are refused.
+            classes, for other words of an endpoint or in another order, are refused. Answers of another `model` or
+            `top` of an endpoint are too; its URL may change.
         tokenizer: by which rows are laid out; it must put a text together again as it was. None takes bytes, of
             which a slot of `words` is then a single one.
         channel: of `Channel`: cache, most (queries), seconds, together, rebuild.
@@ -210,8 +214,9 @@ def remote_text(
         what = f"{type(tokenizer).__name__} makes {back!r} of {sample!r}"
         raise BaseModelError("tokenizer", what, "one of bytes, which keeps every character", "leave it out")
     config = RemoteTextConfig(
-        source=source, answers=list(classes), vocab_size=len(tokenizer), id2label=dict(enumerate(classes))
-    )
+        source=source, answers=list(classes), vocab_size=len(tokenizer), id2label=dict(enumerate(classes)),
+        **({"words": ask.words} if isinstance(ask, Endpoint) else {}),
+    )  # fmt: skip
     model = RemoteForSequenceClassification(config, tokenizer).eval()
     model.model.channel = Channel(ask, config.asked, len(classes), **channel)
     return model, tokenizer

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import hf_reprogram as hr
-from hf_reprogram.errors import BaseModelError, BudgetError, ConfigError
+from hf_reprogram.errors import ArtefactError, BaseModelError, BudgetError, ConfigError, UsageError
+from hf_reprogram.sources.channel import Channel
 
 
 ROWS = [
@@ -58,6 +62,8 @@ class Server:
             handler.end_headers()
             handler.wfile.write(b"".join(trouble[2:]))
             return
+        if callable(trouble):
+            trouble()
         if trouble == "stall":
             time.sleep(0.6)
         told = scores(body.get("prompt", body.get("inputs")))
@@ -167,7 +173,8 @@ class TestEndpoint:
         self, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         slept: list[float] = []
-        monkeypatch.setattr("hf_reprogram.sources.endpoint.time.sleep", slept.append)
+        clock = SimpleNamespace(sleep=slept.append, time=time.time, monotonic=lambda: time.monotonic() + sum(slept))
+        monkeypatch.setattr("hf_reprogram.sources.endpoint.time", clock)
         server.troubles = [(429, {"Retry-After": "20"})]
         endpoint(server)(["foo"])
         assert 20.0 in slept and "HTTP 429" in caplog.text and "again in 20.0 s" in caplog.text
@@ -207,6 +214,24 @@ class TestEndpoint:
         with pytest.raises(BaseModelError, match="none of the words.*for any of 8 texts.*larger top= than 5"):
             ask(list("abcdefgh"))
 
+    def test_silence_is_refused_from_the_cache_too(self, server: Server, tmp_path: Path) -> None:
+        """The answers were paid for, and are kept: that does not make them speak."""
+        for _ in range(2):
+            base, _ = hr.remote_text(
+                endpoint(server, words=["awful", "nice"]), ["bad", "good"], "server@1", cache=tmp_path / "a.db"
+            )
+            with pytest.raises(BaseModelError, match="none of the words.*for any of 8 texts"):
+                base.model.channel(list("abcdefgh"))
+        assert len(server.posts) == 8
+
+    def test_what_was_not_told_is_known_from_the_cache_too(self, server: Server, tmp_path: Path) -> None:
+        for sent in (2, 0):
+            base, _ = hr.remote_text(
+                endpoint(server, words=[" o", " zebra"]), ["o", "z"], "server@1", cache=tmp_path / "a.db"
+            )
+            base.model.channel(["foo", "bar", "foo"])
+            assert (base.model.channel.untold, base.model.channel.wanted, base.model.channel.sent) == (3, 3, sent)
+
     def test_no_more_than_so_many_in_a_minute(self, server: Server) -> None:
         endpoint(server, per_minute=600, together=8)(["a", "b", "c", "d"])
         gaps = np.diff(sorted(server.times))
@@ -230,13 +255,67 @@ class TestEndpoint:
             ({"url": "http://localhost:port/v1/completions"}, "http://HOST:PORT/PATH"),
             ({"url": "http://localhost:80"}, "ends in /completions.*Fix: http://localhost:80/v1/completions"),
             ({"kind": "soap"}, "openai or tgi"),
-            ({"together": 9}, "at most 8"),
+            ({"together": 9}, r"Endpoint\(together\): 9.*at most 8"),
+            ({"together": 0}, r"Endpoint\(together\): 0.*whole number from 1"),
+            ({"top": 0}, r"Endpoint\(top\): 0.*whole number from 1"),
+            ({"top": 2.5}, r"Endpoint\(top\): 2.5.*whole number from 1"),
+            ({"retries": -1}, r"Endpoint\(retries\): -1.*whole number from 0"),
+            ({"timeout": 0}, r"Endpoint\(timeout\): 0\. Expected a number from 0.001"),
+            ({"timeout": "9"}, r"Endpoint\(timeout\): '9'"),
+            ({"timeout": math.inf}, r"Endpoint\(timeout\): inf.*at most 86400"),
+            ({"pause": -1.0}, r"Endpoint\(pause\): -1.0"),
+            ({"pause": math.nan}, r"Endpoint\(pause\): nan"),
+            ({"per_minute": -5}, r"Endpoint\(per_minute\): -5.*per_minute=None sets no limit"),
+            ({"per_minute": 0}, r"Endpoint\(per_minute\): 0"),
         ],
         ids=str,
     )
     def test_options_that_cannot_be_meant(self, server: Server, more: dict[str, Any], says: str) -> None:
         with pytest.raises(ConfigError, match=says):
             endpoint(server, **more)
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"words": [" e", " o"]}, r"for x, y \(words ' o', ' e'\)\" is not .*\(words ' e', ' o'\)"),
+            ({"model": "other"}, "another model: 'm' is not 'other'"),
+            ({"top": 5}, "another top: '20' is not '5'"),
+        ],
+        ids=str,
+    )
+    def test_answers_to_another_question_are_not_believed(
+        self, server: Server, tmp_path: Path, change: dict[str, Any], says: str
+    ) -> None:
+        def channel(ask: Any) -> Any:
+            return hr.remote_text(ask, ["x", "y"], "server@1", cache=tmp_path / "a.db")[0].model.channel
+
+        first = channel(endpoint(server, model="m"))(["foo"])
+        with pytest.raises(UsageError, match=f"{says}.*rebuild=True"):
+            channel(endpoint(server, **{"model": "m"} | change))
+        with pytest.raises(UsageError, match=r"\(words ' o', ' e'\).*is not .* for x, y.\. Fix"):
+            channel(lambda texts: [[0.0, 1.0]] * len(texts))
+        moved = endpoint(server, model="m", url=server.url.replace("127.0.0.1", "localhost"), timeout=9.0, retries=0)
+        np.testing.assert_array_equal(channel(moved)(["foo"]), first)
+        assert len(server.posts) == 1
+
+    def test_a_file_that_says_no_words_is_not_believed_of_an_endpoint(self, server: Server, tmp_path: Path) -> None:
+        Channel(lambda texts: [[0.0, 1.0]] * len(texts), "server@1", 2, cache=tmp_path / "a.db")
+        with pytest.raises(UsageError, match="another list of words: None is not '.* o"):
+            Channel(endpoint(server), "server@1", 2, cache=tmp_path / "a.db")
+
+    def test_a_program_is_loaded_onto_the_same_words(self, server: Server, tmp_path: Path) -> None:
+        def base(words: list[str]) -> tuple[Any, Any]:
+            return hr.remote_text(endpoint(server, words=words), ["x", "y"], "server@1")
+
+        config = hr.ReprogramConfig(program="none", mapping=hr.LinearConfig(on="classes"), labels=["o", "e"])
+        asked, tokenizer = base([" o", " e"])
+        model = hr.get_reprogram_model(asked, config, processing_class=tokenizer)
+        model.fit_mapping(ROWS)
+        model.save_pretrained(tmp_path)
+        same, other = base([" o", " e"])[0], base([" e", " the"])[0]
+        hr.AutoReprogramModel.from_pretrained(tmp_path, base_model=same, processing_class=tokenizer)
+        with pytest.raises(ArtefactError, match=r"for x, y \(words ' o', ' e'\) is not .*\(words ' e', ' the'\)"):
+            hr.AutoReprogramModel.from_pretrained(tmp_path, base_model=other, processing_class=tokenizer)
 
     def test_a_path_of_its_own_goes_with_a_kind(self, server: Server) -> None:
         ask = endpoint(server, url=server.url.replace("/v1/completions", "/ask?version=2"), kind="openai")
@@ -245,6 +324,61 @@ class TestEndpoint:
     def test_a_class_for_each_word(self, server: Server) -> None:
         with pytest.raises(ConfigError, match=r"3 classes \['o', 'e', 'x'\] of an endpoint with 2 words"):
             hr.remote_text(endpoint(server), ["o", "e", "x"], "server@1")
+
+    @pytest.mark.parametrize("together", [1, 4])
+    def test_a_failure_loses_no_answer(self, server: Server, tmp_path: Path, together: int) -> None:
+        texts = [f"t{i}" for i in range(40)]
+        server.troubles = [*[None] * 20, (400, {})]
+        base, _ = hr.remote_text(endpoint(server, together=together), ["o", "e"], "server@1", cache=tmp_path / "a.db")
+        channel = base.model.channel
+        with pytest.raises(BaseModelError, match="HTTP 400") as caught:
+            channel(texts)
+        before = [post["prompt"] for post in server.posts]
+        assert 20 < len(before) < 20 + 2 * together and channel.sent == len(before)  # what was on its way came in
+        assert f"the {len(before) - 1} answers in" in str(caught.value)
+        base, _ = hr.remote_text(endpoint(server, together=together), ["o", "e"], "server@1", cache=tmp_path / "a.db")
+        base.model.channel(texts)
+        after = [post["prompt"] for post in server.posts][len(before) :]
+        failed = set(before) & set(after)
+        assert len(failed) == 1 and str(failed.pop()) in str(caught.value)
+        assert {*before, *after} == {*texts} and len(before) + len(after) == 41
+
+    def test_an_interrupt_loses_no_answer(self, server: Server, tmp_path: Path) -> None:
+        texts = [f"t{i}" for i in range(40)]
+        server.troubles = [*[None] * 20, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)]
+        base, _ = hr.remote_text(endpoint(server), ["o", "e"], "server@1", cache=tmp_path / "a.db")
+        with pytest.raises(KeyboardInterrupt):
+            base.model.channel(texts)
+        assert 20 < base.model.channel.sent == len(server.posts) < 40
+        base, _ = hr.remote_text(endpoint(server), ["o", "e"], "server@1", cache=tmp_path / "a.db")
+        base.model.channel(texts)
+        assert sorted(post["prompt"] for post in server.posts) == sorted(texts)
+
+    def test_a_kill_loses_no_answer(self, server: Server, tmp_path: Path) -> None:
+        texts, child = [f"t{i}" for i in range(40)], []
+        server.troubles = [*[None] * 20, lambda: os.kill(child[0], signal.SIGKILL)]
+
+        def run() -> None:
+            ask = endpoint(server, together=1)
+            hr.remote_text(ask, ["o", "e"], "server@1", cache=tmp_path / "a.db")[0].model.channel(texts)
+
+        child.append(os.fork())
+        if child[0] == 0:
+            try:
+                run()
+            finally:
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child[0], 0)[1]) == -signal.SIGKILL
+        run()
+        # The one that had no answer yet when the kill came is asked again, and no other.
+        assert [post["prompt"] for post in server.posts] == [*texts[:21], *texts[20:]]
+
+    def test_all_wait_where_one_is_told_to(self, server: Server) -> None:
+        server.troubles = [(429, {"Retry-After": "0.6"})]
+        endpoint(server, together=4)([f"t{i}" for i in range(20)])
+        waited = np.array(server.times) - server.times[0]
+        assert (waited < 0.5).sum() <= 4  # it, and those that were on their way
+        assert len(waited) == 21
 
     def test_from_rows_to_a_program(self, server: Server, tmp_path: Path) -> None:
         """End to end, through failures; and once more from the cache without a query."""

@@ -100,6 +100,11 @@ class TestChannel:
                 Channel(letters, "letters", 3, cache=path)
         assert (tmp_path / "a.db").read_bytes().startswith(b"no data base")
 
+    @pytest.mark.parametrize("together", [0, -1, 1.5])
+    def test_no_inputs_at_once(self, together: Any) -> None:
+        with pytest.raises(UsageError, match=f"together: {together}. Expected a whole number from 1"):
+            Channel(letters, "letters", 3, together=together)
+
     def test_a_full_disk(self, tmp_path: Path) -> None:
         channel = Channel(letters, "letters", 3, cache=tmp_path / "a.db")
         channel(["a"])
