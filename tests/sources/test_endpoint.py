@@ -36,6 +36,7 @@ class Server:
         self.posts: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.troubles: list[Any] = []  # what becomes of the next posts, one each
+        self.scores = scores
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,7 +67,7 @@ class Server:
             trouble()
         if trouble == "stall":
             time.sleep(0.6)
-        told = scores(body.get("prompt", body.get("inputs")))
+        told = self.scores(body.get("prompt", body.get("inputs")))
         if handler.path.endswith("/generate"):
             made: Any = {"details": {"top_tokens": [[{"text": t, "logprob": v} for t, v in told.items()]]}}
         else:
@@ -232,6 +233,24 @@ class TestEndpoint:
             base.model.channel(["foo", "bar", "foo"])
             assert (base.model.channel.untold, base.model.channel.wanted, base.model.channel.sent) == (3, 3, sent)
 
+    def test_an_outcome_says_what_was_not_told(
+        self, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """From the cache too, and loudly where it is most."""
+        for words, share in (
+            ([" o", " zebra"], 1 / 2),
+            ([" zebra", " o", " horse"], 2 / 3),
+            ([" zebra", " o", " horse"], 2 / 3),
+        ):
+            base, tokenizer = hr.remote_text(
+                endpoint(server, words=words), words, "server@1", cache=tmp_path / f"{len(words)}.db"
+            )
+            config = hr.ReprogramConfig(program="none", mapping=hr.LinearConfig(on="classes"), labels=["o", "e"])
+            model = hr.get_reprogram_model(base, config, processing_class=tokenizer)
+            assert hr.fit_blackbox(model, ROWS, ROWS).floored == pytest.approx(share)
+            assert model.peft_config["default"].training["blackbox"]["floored"] == pytest.approx(share)
+            assert ("67 % of the words' log-probabilities are not told" in caplog.text) == (share > 0.5)
+
     def test_no_more_than_so_many_in_a_minute(self, server: Server) -> None:
         endpoint(server, per_minute=600, together=8)(["a", "b", "c", "d"])
         gaps = np.diff(sorted(server.times))
@@ -394,3 +413,30 @@ class TestEndpoint:
             outcome = hr.fit_blackbox(model, ROWS, validation=ROWS)
             assert outcome.chosen == "map only" and outcome.validation == 1.0
             assert base.model.channel.sent == sent
+
+    def test_from_rows_to_words(self, server: Server, tmp_path: Path) -> None:
+        """A word is searched through failures and limits, in two runs; the program is saved, and loaded again."""
+        server.scores = lambda text: scores(text if text.startswith("x") else "")  # without it, nothing is heard
+        program = {"type": "words", "template": "{prompt:1} {text}", "words": list("abcx")}
+        config = hr.ReprogramConfig(program=program, mapping=hr.LinearConfig(on="classes"), labels=["o", "e"])
+
+        def fitted(**channel: Any) -> tuple[Any, Any, hr.ReprogramModel, Any]:
+            ask = endpoint(server, per_minute=6000)
+            base, tokenizer = hr.remote_text(ask, ["o", "e"], "server@1", cache=tmp_path / "a.db", **channel)
+            model = hr.get_reprogram_model(base, config, processing_class=tokenizer)
+            found = hr.fit_blackbox(model, ROWS, ROWS, evaluations=60, optimizer="one_plus_one")
+            return base, tokenizer, model, found
+
+        server.troubles = [None, (503, {}), b"half", "stall", (429, {"Retry-After": "0.1"}), None, (500, {})]
+        server.troubles += [*[None] * 8, (400, {})]
+        with pytest.raises(BaseModelError, match="HTTP 400.*asks for the others alone"):
+            fitted()
+        base, tokenizer, model, found = fitted(most=40)
+        assert (found.chosen, found.validation, found.floored) == ("program", 1.0, 0.0)
+        # Four words before six rows at most; the probe, what failed, and what is asked twice.
+        assert len(server.posts) <= 4 * len(ROWS) + 2 + 6 + 1
+        model.save_pretrained(tmp_path / "saved")
+        sent = len(server.posts)
+        again = hr.AutoReprogramModel.from_pretrained(tmp_path / "saved", base_model=base, processing_class=tokenizer)
+        assert again.explain()["program"] == model.explain()["program"]
+        assert again.evaluate(ROWS)["accuracy"] == 1.0 and len(server.posts) == sent

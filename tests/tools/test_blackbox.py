@@ -15,8 +15,8 @@ import hf_reprogram as hr
 from hf_reprogram.errors import ConfigError, DataError, UsageError
 from hf_reprogram.testing import ROWS, tiny
 from hf_reprogram.testing.helpers import LABELS, state_hash
-from hf_reprogram.tools.blackbox.fit import _Space
 from hf_reprogram.tools.blackbox.optimisers import SEARCHES, OnePlusOne, one_sided, search_of, two_sided
+from hf_reprogram.tools.blackbox.trial import Space, Trial
 
 
 def square(x: np.ndarray) -> np.ndarray:
@@ -59,6 +59,12 @@ class TestEstimates:
             found.append((best, search.mean))
         assert found[0][0] < 0.05 * square(target)
         np.testing.assert_array_equal(found[0][1], found[1][1])
+
+    @pytest.mark.parametrize("name", SEARCHES)
+    def test_a_generation_has_as_many_points_as_it_says(self, name: str) -> None:
+        for population in (None, 2):
+            search = search_of(name, 3, 0, population)
+            assert len(search.ask()) == search.generation
 
     def test_one_success_in_five_keeps_the_step(self) -> None:
         search = OnePlusOne(3, 0)
@@ -119,6 +125,27 @@ class TestFit:
         assert outcome.wanted == outcome.sent == 2 * len(ROWS)
         assert model.peft_config["default"].training["blackbox"]["chosen"] == "map only"
 
+    def test_a_map_that_is_fitted_on_another_reading_than_it_maps(self) -> None:
+        """`similarity` is estimated from states, and maps classes."""
+        mapping = hr.SimilarityConfig(per_label=1)
+        model, same = of_a_local_model("none", mapping), of_a_local_model("none", mapping)
+        outcome = hr.fit_blackbox(model, ROWS, ROWS)
+        same.fit_mapping(ROWS)
+        assert torch.equal(model.active_mapping().groups, same.active_mapping().groups)
+        assert outcome.sent == 2 * len(ROWS)  # both of one pass
+        found = same.evaluate(ROWS)
+        assert outcome.validation == found["accuracy"] and outcome.loss == pytest.approx(found["loss"], rel=1e-5)
+        model = of_a_local_model(PROMPT, mapping)
+        outcome = hr.fit_blackbox(model, ROWS, ROWS, evaluations=8, optimizer="one_plus_one")
+        assert outcome.evaluations == 8 and outcome.validation == model.evaluate(ROWS)["accuracy"]
+
+    def test_a_map_with_a_memory_remembers_no_other_program(self) -> None:
+        model = of_a_local_model(PROMPT, hr.LabelsConfig(remember=0.9, per_label=1))
+        trial, space = Trial(model, ROWS, ROWS, None, 32, 0), Space(model, None, 0)
+        start, other = space.numbers(np.zeros(space.size)), space.numbers(np.ones(space.size))
+        counts = [trial.judge(numbers) and model.active_mapping().counts.clone() for numbers in (start, other, start)]
+        assert torch.equal(counts[0], counts[2]) and counts[0].sum() > 0
+
     @pytest.mark.parametrize("name", SEARCHES)
     def test_no_gradient_is_taken_and_the_base_is_as_it_was(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         model = of_a_local_model(PROMPT)
@@ -158,14 +185,14 @@ class TestFit:
     def test_a_large_program_is_searched_on_a_fixed_projection(self) -> None:
         model = of_a_local_model(PROMPT)
         whole = model.active_programs()[0].slots.numel()
-        space = _Space(model, None, 0)
+        space = Space(model, None, 0)
         assert whole > 100 and space.size == 50
         np.testing.assert_array_equal(space.numbers(np.zeros(50)), space.start)
         z = np.eye(50)[0]
-        np.testing.assert_array_equal(space.numbers(z), _Space(model, None, 0).numbers(z))
+        np.testing.assert_array_equal(space.numbers(z), Space(model, None, 0).numbers(z))
         spread = (space.numbers(np.ones(50)) - space.start).std()
         assert spread == pytest.approx(space.unit.mean(), rel=0.2)  # a unit of z moves each number by a unit
-        assert _Space(model, 10**6, 0).projection is None
+        assert Space(model, 10**6, 0).projection is None
 
     def test_a_model_that_is_asked_is_asked_once(self, tmp_path: Path) -> None:
         sent = []
@@ -281,6 +308,13 @@ class TestFit:
             ({"optimizer": "cmaes"}, ConfigError, "'cmaes'.*did you mean 'cma'"),
             ({"optimizer": "cma", "evaluations": 16}, UsageError, "generations have 16 points.*population=N"),
             ({"evaluations": 0}, UsageError, "a whole number from 1"),
+            ({"population": 0}, UsageError, r"\(population\): 0. Expected a whole number from 1"),
+            ({"population": 1, "optimizer": "cma"}, ConfigError, r"\(population\): 1 for 'cma'.*2.*'one_plus_one'"),
+            ({"dimension": 0}, UsageError, r"\(dimension\): 0. Expected a whole number from 1"),
+            ({"dimension": -1}, UsageError, r"\(dimension\): -1"),
+            ({"seed": -1}, UsageError, r"\(seed\): -1. Expected a whole number from 0"),
+            ({"seed": 2**32 - 1, "validation": None}, UsageError, r"\(seed\): 4294967295"),
+            ({"seed": 0.5}, UsageError, r"\(seed\): 0.5"),
             ({"rows": [{"text": "so good"}] * 4}, DataError, "without labels"),
             ({"rows": ROWS[:2], "validation": None}, DataError, "no quarter of them has each label"),
         ],

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...batch import Readout
-from ...data.rows import as_rows
-from ...errors import BudgetError, ConfigError, DataError, UsageError
-from ...mappings.linear import Linear, penalties_of, ridge
+from ...errors import BudgetError, UsageError
 from ...passes import at_least_one
-from ...serve import labels_of, laid_out, readouts
-from ...sources.remote import channel_of
 from .optimisers import SEARCHES, Search, search_of
+from .trial import Space, Trial
 
 
 logger = logging.getLogger(__name__)
 
-WHOLE, PROJECTED = 100, 50  # numbers up to which a program is searched whole; of the projection of a larger one
 WORTH = 300  # evaluations from which `auto` searches at all
-NOISE = 1e-3  # of the largest score: what two answers to one question may differ by without a word
+SEEDS = 2**32 - 1  # numpy and cma take fewer
 PATIENCE = 160  # evaluations without gain, and between two looks at the validation rows: ten generations of 16
 
 
@@ -42,6 +34,7 @@ class Outcome:
         wanted: queries that this needed: one for each program and row.
         sent: of them that had not been asked before, and one that was asked twice; of a local model, rows that ran
             through it.
+        floored: share of the log-probabilities so needed that an `Endpoint` did not tell, which are a floor.
         loss, loss_of_map: of the search, at its best and without a program.
         validation, validation_of_map: accuracy of what was chosen, and of the map without a program.
         stopped: why it ended, or why there was no search.
@@ -52,6 +45,7 @@ class Outcome:
     evaluations: int
     wanted: int
     sent: int
+    floored: float
     loss: float
     loss_of_map: float
     validation: float
@@ -101,8 +95,8 @@ def fit_blackbox(
         An `Outcome`, which is also in the config's `training` record.
 
     Raises:
-        ConfigError: an unknown search; `cma` asked for and missing.
-        UsageError: fewer evaluations than one generation has points.
+        ConfigError: an unknown search; `cma` asked for and missing, or for less than it can do.
+        UsageError: fewer evaluations than one generation has points, or a number that cannot be meant.
         DataError: rows without labels, a label on fewer than two rows.
 
     Example:
@@ -114,32 +108,30 @@ def fit_blackbox(
 
     Papers: 2007.08714, 2201.03514, 2303.14773; the map inside the search is ours.
     """
-    at_least_one("fit_blackbox(evaluations)", evaluations)
+    for field, value in (("evaluations", evaluations), ("dimension", dimension), ("population", population)):
+        at_least_one(f"fit_blackbox({field})", 1 if value is None else value)
+    if not isinstance(seed, int) or not 0 <= seed < SEEDS:
+        raise UsageError("fit_blackbox(seed)", f"{seed!r}", f"a whole number from 0, below {SEEDS:,}")
     if optimizer != "auto" and optimizer not in SEARCHES:
         search_of(optimizer, 2, seed)  # raises with the known ones
-    trial = _Trial(model, rows, validation, features, batch_size, seed)
-    space = _Space(model, dimension, seed)
+    trial = Trial(model, rows, validation, features, batch_size, seed)
+    space = Space(model, dimension, seed)
+    name, why_none = _search_name(optimizer, evaluations, space.size)
+    search = None if name == "none" else _begun(name, space.size, seed, population, evaluations)
     at_start = trial.judge(space.numbers(np.zeros(space.size)))
     without = trial.validate()
     trial.remember()
     trial.listen()
-    name, why_none = _search_name(optimizer, evaluations, space.size)
     made = _Made(at_start, without, stopped=why_none)
-    if name != "none":
-        search = search_of(name, space.size, seed, population)
-        if evaluations < len(search.ask()) + 1:
-            what = f"{evaluations} for a search whose generations have {len(search.ask())} points"
-            fix = "a larger budget, or a smaller generation, population=N"
-            raise UsageError("fit_blackbox(evaluations)", what, "more than one generation has", fix)
-        search = search_of(name, space.size, seed, population)
+    if search is not None:
         try:
             _search(search, space, trial, made, evaluations, progress)
         finally:  # of an endpoint that is down, or of a user who has waited long enough, the best so far is left
             trial.restore()
     outcome = Outcome(
         chosen=made.chosen, optimizer=name, evaluations=trial.evaluations, wanted=trial.wanted, sent=trial.sent,
-        loss=made.loss, loss_of_map=at_start, validation=made.accuracy, validation_of_map=without[0],
-        stopped=made.stopped,
+        floored=trial.floored, loss=made.loss, loss_of_map=at_start, validation=made.accuracy,
+        validation_of_map=without[0], stopped=made.stopped,
     )  # fmt: skip
     config = model.peft_config[model.active_name()]
     config.training = {**(config.training or {}), "seed": seed, "blackbox": asdict(outcome)}
@@ -176,9 +168,17 @@ def _search_name(optimizer: str, evaluations: int, size: int) -> tuple[str, str]
     return "cma" if size > 1 else "one_plus_one", ""
 
 
-def _search(
-    search: Search, space: _Space, trial: _Trial, made: _Made, evaluations: int, progress: bool | None
-) -> None:
+def _begun(name: str, size: int, seed: int, population: int | None, evaluations: int) -> Search:
+    """A search, of which at least one generation must fit into the evaluations."""
+    search = search_of(name, size, seed, population)
+    if evaluations < search.generation + 1:
+        what = f"{evaluations} for a search whose generations have {search.generation} points"
+        fix = "a larger budget, or a smaller generation, population=N"
+        raise UsageError("fit_blackbox(evaluations)", what, "more than one generation has", fix)
+    return search
+
+
+def _search(search: Search, space: Space, trial: Trial, made: _Made, evaluations: int, progress: bool | None) -> None:
     """Generations until the budget is spent or nothing is gained; the best of them on the validation rows is kept."""
     idle, unseen, seen = 0, 0, np.zeros(space.size)
     with tqdm(total=evaluations, desc="search", leave=False, delay=2, disable=progress is False) as bar:
@@ -217,7 +217,7 @@ def _search(
         )
 
 
-def _look(points: Sequence[np.ndarray], space: _Space, trial: _Trial, made: _Made, evaluations: int) -> bool:
+def _look(points: Sequence[np.ndarray], space: Space, trial: Trial, made: _Made, evaluations: int) -> bool:
     """Keep a point that is better on the validation rows; False where the budget is over."""
     for z in points:
         if trial.evaluations >= evaluations and not trial.knows(space.numbers(z)):
@@ -234,166 +234,3 @@ def _look(points: Sequence[np.ndarray], space: _Space, trial: _Trial, made: _Mad
             made.best, made.chosen = found, "program"
             trial.remember()
     return True
-
-
-class _Space:
-    """Points of the search as numbers of the program."""
-
-    def __init__(self, model: Any, dimension: int | None, seed: int) -> None:
-        start, unit = [np.zeros(0)], [np.zeros(0)]
-        for part in model.active_programs():
-            for p in (p for p in part.parameters() if p.requires_grad):
-                start.append(p.detach().double().flatten().cpu().numpy())
-                unit.append(np.full(p.numel(), part.stride(p)))  # a part itself knows what is far
-        self.start, self.unit, self.projection = np.concatenate(start), np.concatenate(unit), None
-        whole = len(self.start)
-        self.size = min(whole, dimension if dimension is not None else whole if whole <= WHOLE else PROJECTED)
-        if self.size < whole:
-            self.projection = np.random.default_rng(seed).normal(size=(whole, self.size)) / self.size**0.5
-
-    def numbers(self, z: np.ndarray) -> np.ndarray:
-        """(program,) the numbers of a point."""
-        moved = z if self.projection is None else self.projection @ z
-        return self.start + self.unit * moved
-
-
-class _Trial:
-    """One program after another, on the same rows, with what it took."""
-
-    def __init__(self, model: Any, rows: Any, validation: Any, features: Any, batch_size: int, seed: int) -> None:
-        self.model, self.batch_size, self.channel = model, batch_size, channel_of(model.backbone.base)
-        self.mapping = model.active_mapping()
-        if self.mapping.estimated == "never" and any(p.requires_grad for p in self.mapping.parameters()):
-            what = f"the mapping {self.mapping.options.type!r} trains by gradients"
-            raise UsageError("fit_blackbox", what, "a map that is estimated", 'mapping=hr.LinearConfig(on="classes")')
-        if model.problem_type() != "single_label_classification":
-            raise UsageError("fit_blackbox", f"a problem of type {model.problem_type()}", "one label for each row")
-        if self.mapping.options.continuations() is not None:
-            raise ConfigError(
-                "fit_blackbox", "words of several tokens: each is a row of its own", "words of one token"
-            )
-        self.collator, self.made = laid_out(model, rows, features)
-        if validation is None:
-            self.made, self.kept = self._parted(seed)
-        else:
-            self.kept = self.collator.lay_out(as_rows(validation, model.text_column()))
-        self.y, self.y_kept = _labels(self.made, "rows"), _labels(self.kept, "validation")
-        self.member = np.eye(len(self.mapping.labels))[self.y.numpy()]
-        self.parameters = [p for part in model.active_programs() for p in part.parameters() if p.requires_grad]
-        self.evaluations = self.ran = 0
-        self.before = (self.channel.wanted, self.channel.sent) if self.channel else (0, 0)
-        self.losses: dict[str, float] = {}
-        self.in_force: np.ndarray = np.zeros(0)
-        self.best: tuple[np.ndarray, dict[str, Tensor]] | None = None
-        if self.mapping.needs_fit and self.mapping.calibration_rows() is not None:
-            model.fit_mapping()
-
-    @property
-    def wanted(self) -> int:
-        """Queries that were needed."""
-        return self.channel.wanted - self.before[0] if self.channel else self.ran
-
-    @property
-    def sent(self) -> int:
-        """Queries that were sent; rows that ran through a local base."""
-        return self.channel.sent - self.before[1] if self.channel else self.ran
-
-    def listen(self) -> None:
-        """Say so where a model that is asked answers one question in two ways."""
-        if self.channel is None:
-            return
-        try:
-            noise = self.channel.noise(self.channel.last)
-        except BudgetError as error:
-            logger.info("Whether one question has one answer is not known: %s", error)
-            return
-        if noise > NOISE:
-            logger.warning(
-                "Two answers to one question (%s) differ by %.2g of the largest score: so does what is compared here; "
-                "more rows make it less.", self.channel.twice, noise,
-            )  # fmt: skip
-
-    def judge(self, numbers: np.ndarray) -> float:
-        """The loss of a program, and its map in force."""
-        key, known = _key(numbers), self.knows(numbers)
-        self.evaluations += not known
-        if not known or not np.array_equal(numbers, self.in_force):
-            self._put(numbers)
-            values = self._read(self.made)
-            self.losses[key] = self._fitted(values)
-        return self.losses[key]
-
-    def knows(self, numbers: np.ndarray) -> bool:
-        """Whether a program was judged before."""
-        return _key(numbers) in self.losses
-
-    def validate(self) -> tuple[float, float]:
-        """(accuracy, loss) on the validation rows of what is in force."""
-        reading = self.mapping.reading() if self.mapping.estimated == "never" else self.mapping.fit_reading()
-        with torch.no_grad():
-            logits = self.mapping(Readout(self._read(self.kept), kind=reading.kind))
-        right = (logits.argmax(1) == self.y_kept).double().mean()
-        return float(right), float(torch.nn.functional.cross_entropy(logits.float(), self.y_kept))
-
-    def remember(self) -> None:
-        """Keep what is in force as the best."""
-        self.best = self.in_force.copy(), {k: v.clone() for k, v in self.mapping.state_dict().items()}
-
-    def restore(self) -> None:
-        """Put the best back."""
-        numbers, state = self.best
-        self._put(numbers)
-        self.mapping.load_state_dict(state)
-
-    def _parted(self, seed: int) -> tuple[list[Any], list[Any]]:
-        from sklearn.model_selection import train_test_split
-
-        y = _labels(self.made, "rows").tolist()
-        try:
-            learn, kept = train_test_split(range(len(y)), test_size=0.25, stratify=y, random_state=seed)
-        except ValueError as error:
-            what = f"{len(y)} rows of {len(set(y))} labels: no quarter of them has each label"
-            raise DataError("fit_blackbox(rows)", what, "more rows", "validation=rows to choose by") from error
-        return [self.made[i] for i in learn], [self.made[i] for i in kept]
-
-    @torch.no_grad()
-    def _put(self, numbers: np.ndarray) -> None:
-        at = 0
-        for p in self.parameters:
-            p.copy_(torch.from_numpy(numbers[at : at + p.numel()]).view_as(p).to(p))
-            at += p.numel()
-        self.in_force = numbers
-
-    @torch.no_grad()
-    def _read(self, made: Sequence[Any]) -> Tensor:
-        """(rows, K) what the map reads."""
-        reading = self.mapping.reading() if self.mapping.estimated == "never" else self.mapping.fit_reading()
-        (values,) = readouts(self.model, self.collator, made, [reading], self.batch_size, progress=False)
-        self.ran += len(made)
-        return values
-
-    @torch.no_grad()
-    def _fitted(self, values: Tensor) -> float:
-        """The loss of the map of these answers, which is then in force."""
-        mapping = self.mapping
-        if isinstance(mapping, Linear) and mapping.options.solver == "ridge":
-            z = values.double().numpy()
-            mapping.fit(values, self.y)
-            return ridge(z, self.member, penalties_of(z, self.member))[3]
-        if mapping.estimated != "never" and mapping.calibration_rows() is None:
-            mapping.fit(values, self.y)
-        reading = mapping.reading() if mapping.estimated == "never" else mapping.fit_reading()
-        logits = mapping(Readout(values, kind=reading.kind)).float()
-        return float(torch.nn.functional.cross_entropy(logits, self.y))
-
-
-def _key(numbers: np.ndarray) -> str:
-    """A program's digest, as the model sees its numbers."""
-    return hashlib.sha256(numbers.astype(np.float32).tobytes()).hexdigest()
-
-
-def _labels(made: Sequence[Any], where: str) -> Tensor:
-    y = labels_of(made)
-    if y is None:
-        raise DataError(f"fit_blackbox({where})", "rows without labels", "a label on each row")
-    return y

@@ -31,6 +31,11 @@ class Search:
         self.sigma = self.reach if reach is None else reach
         self.mean = np.zeros(size)
 
+    @property
+    def generation(self) -> int:
+        """Points of one `ask`."""
+        return self.count
+
     def ask(self) -> np.ndarray:
         """(points, size) to be judged next."""
         raise NotImplementedError
@@ -58,6 +63,9 @@ class Cma(Search):
         }
         if size == 1:
             raise ConfigError("fit_blackbox(optimizer)", "'cma' for one number", "at least two", "'one_plus_one'")
+        if self.count < 2:
+            fix = "optimizer='one_plus_one', whose generation is one point"
+            raise ConfigError("fit_blackbox(population)", f"{self.count} for 'cma'", "at least 2", fix)
         self.strategy = cma.CMAEvolutionStrategy(size * [0.0], self.sigma, options)
 
     def ask(self) -> np.ndarray:
@@ -118,6 +126,10 @@ class Bar(Search):
         super().__init__(size, seed, population, reach)
         self.adam = Adam(size, self.rate)
 
+    @property
+    def generation(self) -> int:
+        return self.count + 1
+
     def ask(self) -> np.ndarray:
         return np.vstack([self.mean, self.mean + self.sigma * on_sphere(self.random, self.count, self.size)])
 
@@ -138,6 +150,10 @@ class Spsa(Search):
     def __init__(self, size: int, seed: int, population: int | None = None, reach: float | None = None) -> None:
         super().__init__(size, seed, population, reach)
         self.moment, self.steps = np.zeros(size), 0
+
+    @property
+    def generation(self) -> int:
+        return 2 * self.count
 
     def ask(self) -> np.ndarray:
         self.steps += 1
@@ -163,6 +179,10 @@ class Antithetic(Search):
     def __init__(self, size: int, seed: int, population: int | None = None, reach: float | None = None) -> None:
         super().__init__(size, seed, population, reach)
         self.adam = Adam(size, self.rate)
+
+    @property
+    def generation(self) -> int:
+        return 2 * self.count
 
     def ask(self) -> np.ndarray:
         drawn = self.random.normal(size=(self.count, self.size))
