@@ -7,6 +7,7 @@ answers, learns by its own gradient.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +16,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.rows import as_rows
-from ..errors import DataError, UsageError
+from ..errors import BudgetError, DataError, UsageError
 from ..passes import above_zero, at_least_one
 from ..programs._drawn import Drawn
+
+
+logger = logging.getLogger(__name__)
 
 
 def leave_one_out(losses: Tensor) -> Tensor:
@@ -63,6 +67,9 @@ def fit_by_score(
 ) -> list[float]:
     """Train the active program of drawn tokens, and its mapping where that trains, by the base's answers alone.
 
+    Where the budget of a model that is asked ends in training, so does training, with a warning: what stood after the
+    epoch with the least loss is kept, or in the first epoch what its steps have learned.
+
     Args:
         model: from `get_reprogram_model`, its programs `vocabulary` or `words`, and others that do not train.
         rows: labelled dict rows.
@@ -75,11 +82,12 @@ def fit_by_score(
         features: what integer labels stand for; a dataset brings its own.
 
     Returns:
-        The mean loss over rows and draws of every epoch.
+        The mean loss over rows and draws of every epoch that was finished.
 
     Raises:
         UsageError: no such program, other programs that train, a mapping of words of several tokens, one draw; other
             numbers that cannot be meant.
+        BudgetError: the budget of a model that is asked does not suffice for the first estimate of the mapping.
         DataError: rows without labels.
 
     Example:
@@ -111,20 +119,28 @@ def fit_by_score(
         for name, rate in rates.items()
     ]
     optimizer, generator = torch.optim.Adam(groups), torch.Generator(model.backbone.device).manual_seed(seed)
-    order, losses = torch.Generator().manual_seed(seed), []
+    order, losses, best = torch.Generator().manual_seed(seed), [], {}
     steps = -(-len(made) // batch_size)
     hidden = epochs * steps < 20 if progress is None else not progress
     with tqdm(total=epochs * steps, desc="score function", unit="step", leave=False, disable=hidden) as bar:
-        for _ in range(epochs):
-            total = 0.0
-            for part in torch.randperm(len(made), generator=order).split(batch_size):
-                found = _step(model, program, collator.stack([made[i] for i in part.tolist()]), samples, generator)
-                optimizer.zero_grad()
-                found[0].backward()
-                optimizer.step()
-                total += float(found[1].sum()) / samples
-                bar.update()
-            losses.append(total / len(made))
+        try:
+            for _ in range(epochs):
+                total = 0.0
+                for part in torch.randperm(len(made), generator=order).split(batch_size):
+                    found = _step(model, program, collator.stack([made[i] for i in part.tolist()]), samples, generator)
+                    optimizer.zero_grad()
+                    found[0].backward()
+                    optimizer.step()
+                    total += float(found[1].sum()) / samples
+                    bar.update()
+                losses.append(total / len(made))
+                if losses[-1] == min(losses):
+                    best = {p: p.detach().clone() for group in groups for p in group["params"]}
+        except BudgetError as error:
+            logger.warning("Training ends after %d of %d epochs: %s", len(losses), epochs, error)
+            with torch.no_grad():
+                for p, value in best.items():
+                    p.copy_(value)
     return losses
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import string
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
+import hf_reprogram as hr
 from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.errors import DataError, UsageError
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
@@ -126,6 +129,28 @@ def test_it_learns_and_repeats_itself() -> None:
 def test_numbers_that_cannot_be_meant(given: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         fit_by_score(_model(), ROWS, **given)
+
+
+def test_a_budget_that_ends_in_training_leaves_the_best_so_far(caplog: pytest.LogCaptureFixture) -> None:
+    def judged(texts: Sequence[str]) -> list[list[float]]:
+        return [[float(t.count("o")) * (t[0] > "m"), float(t.count("e")) * (t[0] > "m")] for t in texts]
+
+    def trained(epochs: int, most: int | None = None) -> tuple[list[float], torch.Tensor]:
+        base, tokenizer = hr.remote_text(judged, ["o", "e"], "judged@1", most=most)
+        program = {"type": "words", "template": "{prompt:1} {text}", "words": list(string.ascii_letters)}
+        config = ReprogramConfig(program=program, mapping=hr.LinearConfig(on="classes"), labels=["o", "e"])
+        model = get_reprogram_model(base, config, tokenizer)
+        rows = [{"text": text, "label": text[0]} for text in ("oo", "ee", "ooo", "eee")]
+        found = fit_by_score(model, rows, epochs=epochs, learning_rate=0.3)
+        return found, model.active_programs()[0].table.detach()
+
+    losses, table = trained(60, most=40)
+    assert 2 < len(losses) < 60
+    assert f"Training ends after {len(losses)} of 60 epochs" in caplog.text and "at most 40" in caplog.text
+    best = max(i for i, loss in enumerate(losses, 1) if loss == min(losses))
+    assert best < len(losses)
+    whole, expected = trained(best)
+    assert whole == losses[:best] and torch.equal(table, expected)
 
 
 def test_what_cannot_be_trained_so() -> None:
