@@ -353,7 +353,7 @@ class TestEndpoint:
         with pytest.raises(BaseModelError, match="HTTP 400") as caught:
             channel(texts)
         before = [post["prompt"] for post in server.posts]
-        assert 20 < len(before) < 20 + 2 * together and channel.sent == len(before)  # what was on its way came in
+        assert 20 < len(before) <= (21 if together == 1 else 40) and channel.sent == len(before)
         assert f"the {len(before) - 1} answers in" in str(caught.value)
         base, _ = hr.remote_text(endpoint(server, together=together), ["o", "e"], "server@1", cache=tmp_path / "a.db")
         base.model.channel(texts)
@@ -368,7 +368,7 @@ class TestEndpoint:
         base, _ = hr.remote_text(endpoint(server), ["o", "e"], "server@1", cache=tmp_path / "a.db")
         with pytest.raises(KeyboardInterrupt):
             base.model.channel(texts)
-        assert 20 < base.model.channel.sent == len(server.posts) < 40
+        assert 20 < base.model.channel.sent == len(server.posts)  # what was on its way has come
         base, _ = hr.remote_text(endpoint(server), ["o", "e"], "server@1", cache=tmp_path / "a.db")
         base.model.channel(texts)
         assert sorted(post["prompt"] for post in server.posts) == sorted(texts)
@@ -393,10 +393,10 @@ class TestEndpoint:
         assert [post["prompt"] for post in server.posts] == [*texts[:21], *texts[20:]]
 
     def test_all_wait_where_one_is_told_to(self, server: Server) -> None:
-        server.troubles = [(429, {"Retry-After": "0.6"})]
-        endpoint(server, together=4)([f"t{i}" for i in range(20)])
+        server.troubles = [(429, {"Retry-After": "0.8"}), *[lambda: time.sleep(0.2)] * 3]
+        endpoint(server, together=4, timeout=9.0)([f"t{i}" for i in range(20)])
         waited = np.array(server.times) - server.times[0]
-        assert (waited < 0.5).sum() <= 4  # it, and those that were on their way
+        assert (waited < 0.7).sum() <= 4  # it, and those that were on their way
         assert len(waited) == 21
 
     def test_from_rows_to_a_program(self, server: Server, tmp_path: Path) -> None:
