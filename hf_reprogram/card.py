@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from torch import Tensor
 
-from .config import ReprogramConfig
+from .config import STARTED_AS, ReprogramConfig
 from .metrics import BEST
 from .registry import method_class
 from .template import columns, parse
@@ -304,7 +304,7 @@ def _judged(record: Mapping[str, Any]) -> str:
 
 def _training(config: ReprogramConfig) -> str:
     record = config.training or {}
-    told = {"metrics", "baselines"} if _scores(record.get("metrics")) else set()
+    told = {STARTED_AS} | ({"metrics", "baselines"} if _scores(record.get("metrics")) else set())
     rows = [(_words(key), _plain(value)) for key, value in record.items() if key not in told]
     rows = [(key, value) for key, value in rows if value]
     return f"## Training\n\n{_table(rows)}" if rows else ""

@@ -22,6 +22,7 @@ from .symbols import Symbols
 PEFT_TYPE = "REPROGRAM"
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression", "transcription")
 FORMAT_VERSION = 1
+STARTED_AS = "started_as"  # in `training`: programs and mapping as they were started, where they are folded since
 # What the backbone makes of one stage for the next: embeddings of tokens, features of a wave; all of it ends inside.
 BRIDGES = {("tokens", "embeds"), ("wave", "features"), ("wave", "latent"), ("features", "latent")}
 

@@ -25,7 +25,9 @@ from .registry import Later
 from .reprogrammed import Reprogrammed
 from .template import columns, parse
 from .tuner import build_parts, check_adapter_name
-from .wrap import as_artefact, check_config, collator_of, config_of, parts_for, resolve, start, watch_rates, wrap
+from .wrap import (
+    as_artefact, check_config, collator_of, config_of, note_start, parts_for, resolve, start, watch_rates, wrap,
+)  # fmt: skip
 
 
 logger = logging.getLogger(__name__)
@@ -168,7 +170,7 @@ class ReprogramModel(PeftModel):
         self.base_model.fill(adapter_name, config, build_parts(config, self.backbone))
         try:
             start(self, adapter_name, seed)
-            _note(config, seed)
+            note_start(config, seed)
         except Exception:
             self._forget(adapter_name)
             raise
@@ -370,11 +372,6 @@ class ReprogramModel(PeftModel):
             self.reprogrammed.config.label2id = {label: i for i, label in enumerate(labels)}
 
 
-def _note(config: ReprogramConfig, seed: int) -> None:
-    """Write down what a program's start can be made from again (arithmetic takes it off)."""
-    config.training = {**(config.training or {}), "seed": seed}
-
-
 def get_reprogram_model(
     model: PreTrainedModel,
     config: ReprogramConfig,
@@ -404,7 +401,7 @@ def get_reprogram_model(
         made = ReprogramModel(wrapped, resolved, adapter_name)
         made.processing_class = processing_class
         start(made, adapter_name, seed)
-        _note(resolved, seed)
+        note_start(resolved, seed)
     except Exception:
         wrapped.backbone.restore()
         raise

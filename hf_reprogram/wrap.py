@@ -22,7 +22,7 @@ from . import artefact
 from .backbone.probe import probe
 from .batch import Reading
 from .canvas import CanvasConfig
-from .config import ReprogramConfig
+from .config import STARTED_AS, ReprogramConfig
 from .data.audio import AudioCollator
 from .data.audio import layout_of as canvas_of
 from .data.text import TextCollator, layout_of
@@ -297,6 +297,12 @@ def start(model: Any, name: str, seed: int) -> None:
         model.set_adapter(name)
         model.fit_mapping()
         model.set_adapter(active)
+
+
+def note_start(config: ReprogramConfig, seed: int) -> None:
+    """Write down what a program's start can be made from again (arithmetic takes it off): this config and a seed."""
+    record = {key: value for key, value in (config.training or {}).items() if key != STARTED_AS}
+    config.training = {**record, "seed": seed}
 
 
 LOWEST_RATE = 1e-4

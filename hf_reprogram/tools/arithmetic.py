@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ReprogramConfig
+from ..config import STARTED_AS, ReprogramConfig
 from ..errors import ConfigError, UsageError, did_you_mean
 from ..tuner import build_parts, check_adapter_name
 from ..wrap import start
+
+
+_RECORD = f"ReprogramConfig.training[{STARTED_AS!r}]"
 
 
 def fold(model: Any, adapter_name: str | None = None, into: str | None = None) -> None:
@@ -32,13 +35,21 @@ def fold(model: Any, adapter_name: str | None = None, into: str | None = None) -
 def plain_form(model: Any, name: str) -> tuple[ReprogramConfig, dict[str, Tensor]]:
     """(config, named tensors) of a program's plain form with its mapping, as an artefact holds them."""
     config = copy.deepcopy(model._config_of(name))
+    begun = _parts(config)
     program, mapping = model.base_model.sites()
     folded = [part.fold(model.backbone) for part in program.entries[name]]
     options = [option for option, _ in folded]
     config.program = options[0] if len(options) == 1 else options
     tensors = {f"program.{i}.{key}": t for i, (_, state) in enumerate(folded) for key, t in state.items()}
     config.mapping, state = mapping.entries[name].fold(model.backbone)
+    if _parts(config) != begun:  # the plain options with this seed would start elsewhere
+        config.training = {STARTED_AS: begun, **(config.training or {})}
     return config, tensors | {f"mapping.{key}": t for key, t in state.items()}
+
+
+def _parts(config: ReprogramConfig) -> dict[str, Any]:
+    """Programs and mapping of a config, as its JSON has them."""
+    return {"program": [part.to_dict() for part in config.programs], "mapping": config.mapping.to_dict()}
 
 
 def add_weighted_adapter(
@@ -58,7 +69,8 @@ def add_weighted_adapter(
 
     All tensors of the plain forms (see `fold`) are combined so, those of the mapping too. The start is not stored: it
     is made again from the config and the seed that `get_reprogram_model` or `add_adapter` noted in
-    `config.training["seed"]`.
+    `config.training["seed"]`; of a program whose form is no longer that of its start, from the options in
+    `config.training["started_as"]`. A map that was estimated from rows has no start: it takes weights that sum to 1.
 
     Args:
         adapters: names of programs on this model; `load_adapter` brings saved ones.
@@ -70,7 +82,7 @@ def add_weighted_adapter(
     Raises:
         ConfigError: programs that differ in base, layout, type, options, mapping or start, naming the field; a name
             that is taken; weights that are no numbers, one for each.
-        UsageError: an unknown program, or an unknown start where it is needed.
+        UsageError: an unknown program; an unknown start, or a map without one, where the start is needed.
 
     Example:
 
@@ -90,11 +102,15 @@ def add_weighted_adapter(
     for name, (config, _) in zip(adapters[1:], forms[1:], strict=True):
         _check_alike(adapters[0], forms[0][0], name, config)
     rest, first = 1.0 - math.fsum(factors), forms[0][1]
-    begun = _start(model, adapters, seed, needed=abs(rest) > 1e-9)
+    needed = abs(rest) > 1e-9
+    if needed:
+        _check_maps(model, adapters, factors)
+    begun = _start(model, adapters, seed, needed)
     made = {key: _combined(key, adapters, [t[key] for _, t in forms], factors, rest, begun) for key in first}
     config = forms[0][0]
-    known = (config.training or {}).get("seed", seed)
-    config.training = {"seed": known, "weights": dict(zip(adapters, factors, strict=True))}
+    start = {key: value for key, value in (config.training or {}).items() if key == STARTED_AS}
+    start |= {} if begun is None else {"seed": _seed(config, seed)}  # of all of them, as was seen
+    config.training = {**start, "weights": dict(zip(adapters, factors, strict=True))}
     model._install(adapter_name, config, made, f"add_weighted_adapter({adapter_name!r})")
 
 
@@ -142,6 +158,23 @@ def _facts(config: ReprogramConfig) -> dict[str, Any]:
     return found | {f"ReprogramConfig.{key}": value for key, value in values.items() if key not in _FREE}
 
 
+def _check_maps(model: Any, adapters: Sequence[str], factors: list[float]) -> None:
+    """Raise a UsageError for a map that was estimated from rows: nothing of it is what a program learned since."""
+    for name in adapters:
+        mapping = model.base_model.sites()[1].entries[name]
+        if mapping.estimated != "never" and mapping.calibration_rows() is None and not mapping.needs_fit:
+            what = f"{factors!r}, and the map of {name!r} ({mapping.options.type}) was estimated from rows"
+            expected = "weights that sum to 1: such a map has no start that could be taken off"
+            fix = "average, then fit_mapping(rows) estimates the map anew under the new program"
+            raise UsageError("weights", what, expected, fix)
+
+
+def _seed(config: ReprogramConfig, seed: int | None) -> int | None:
+    """The seed of a program's start, `seed` where it does not say it."""
+    own = (config.training or {}).get("seed")
+    return seed if own is None else own
+
+
 def _start(model: Any, adapters: Sequence[str], seed: int | None, needed: bool) -> dict[str, Tensor] | None:
     """The start that all these programs had; None where the weights need none and not all say their seed.
 
@@ -149,7 +182,7 @@ def _start(model: Any, adapters: Sequence[str], seed: int | None, needed: bool) 
         ConfigError: starts that differ.
         UsageError: a program that does not say its seed, where the start is needed.
     """
-    seeds = [(model.peft_config[name].training or {}).get("seed", seed) for name in adapters]
+    seeds = [_seed(model.peft_config[name], seed) for name in adapters]
     if None in seeds:
         if not needed:
             return None
@@ -160,25 +193,43 @@ def _start(model: Any, adapters: Sequence[str], seed: int | None, needed: bool) 
         odd = next((key for key, tensor in begun.items() if not torch.equal(tensor, starts[0][key])), None)
         if odd is not None:
             what = f"{odd} of {adapters[0]!r} (seed {seeds[0]}) and of {name!r} (seed {seeds[adapters.index(name)]})"
-            own, other = _facts(model._config_of(adapters[0])), _facts(model._config_of(name))
+            own, other = (_facts(begun_config(model._config_of(each))) for each in (adapters[0], name))
             fields = [field for field in own if own[field] != other.get(field)]
             why = f" began with other numbers{': they differ in ' + fields[0] if fields else ''}"
             raise ConfigError("start", what + why, "programs trained from one start")
     return starts[0]
 
 
+def begun_config(config: ReprogramConfig) -> ReprogramConfig:
+    """The config with which a program was started, whatever its form is now.
+
+    Raises:
+        ConfigError: its record of that is none.
+    """
+    record = (config.training or {}).get(STARTED_AS)
+    if record is None:
+        return copy.deepcopy(config)
+    if not isinstance(record, dict):
+        raise ConfigError(_RECORD, f"{record!r}"[:120], "options of programs and mapping, as fold() writes them")
+    return ReprogramConfig.from_dict({**config.to_dict(), **record})
+
+
 def started(model: Any, name: str, seed: int) -> dict[str, Tensor]:
     """Tensors of the plain form of a program as it began, by config and seed: to the bit those it had then."""
-    config, trained, other = copy.deepcopy(model._config_of(name)), model._trains(), f"{name}_as_it_began"
+    now = model._config_of(name)
+    config, trained, other = begun_config(now), model._trains(), f"{name}_as_it_began"
     while other in model.peft_config:
         other += "_"
     model.base_model.fill(other, config, build_parts(config, model.backbone))
     try:
         start(model, other, seed)
-        return plain_form(model, other)[1]
+        plain, tensors = plain_form(model, other)
     finally:
         model._forget(other)
         model.base_model.set_requires_grad(model.active_name(), trained)  # a start that calibrates wakes it
+    if STARTED_AS in (now.training or {}) and _parts(plain) != _parts(plain_form(model, name)[0]):
+        raise ConfigError(_RECORD, f"those of another program than {name!r}", "what fold() wrote into its record")
+    return tensors
 
 
 def _combined(

@@ -22,6 +22,7 @@ from ..passes import above_zero, asleep, at_least_one
 from ..processors import tokenizer_of
 from ..programs.prompt import Prompt
 from ..template import Slots, slot_groups
+from ..wrap import note_start
 
 
 PIECE = 2**24  # numbers of the largest (positions, vocabulary) that is made at once: 64 MB
@@ -104,8 +105,9 @@ def distill(
     found |= {f"{key}_at_start": value for key, value in before.items()}
     found |= {"tokens": len(lesson.ids), "slots": lesson.slots, "n": len(kept)}
     config: ReprogramConfig = model.peft_config[model.active_name()]
-    record = {**(config.training or {}), "distilled": {"steps": steps, **found}}
-    config.training = record | ({"seed": seed} if restart else {})
+    if restart:
+        note_start(config, seed)
+    config.training = {**(config.training or {}), "distilled": {"steps": steps, **found}}
     return found
 
 

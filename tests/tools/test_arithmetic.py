@@ -14,7 +14,7 @@ from hf_reprogram.errors import ArtefactError, ConfigError, UsageError
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
 from hf_reprogram.testing import ROWS, logits_of, tiny
 from hf_reprogram.tools.arithmetic import plain_form, started
-from tests.artefact_kit import KINDS, MORE_KINDS, PROMPT, VERBALIZER, nothing_changes, prompt
+from tests.artefact_kit import KINDS, MORE_KINDS, PROMPT, VERBALIZER, linear, nothing_changes, prompt, words
 
 
 def taught(
@@ -70,6 +70,147 @@ class TestTheStart:
                 started(model, "b", 4)
             assert sorted(model.peft_config) == ["a", "b"] and model.active_name() == "a"
             assert not any(p.requires_grad for p in model.parameters())
+
+
+SYMBOLS = "abcdefghijklmnopqrstuvwxyz"
+FOLDS = {
+    "residual": prompt(parametrisation="residual", bottleneck=8),
+    "low-rank": prompt(parametrisation="low_rank", rank=2),
+    "projection": {"program": {"type": "projection", "symbols": SYMBOLS, "template": "{text} it was{answer}"},
+                   "mapping": VERBALIZER},
+    "dictionary": {"program": {"type": "dictionary", "symbols": SYMBOLS, "template": "{text} it was{answer}",
+                               "atoms": 4}, "mapping": VERBALIZER},
+    "tokens": {"program": {"type": "projection", "symbols": SYMBOLS},
+               "mapping": {"type": "tokens", "symbols": SYMBOLS, "most": 3}},
+}  # fmt: skip
+
+
+def _same(model: ReprogramModel, name: str, other: str) -> None:
+    """Two programs of one form hold the same numbers."""
+    one, two = model.base_model.state(name), model.base_model.state(other)
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", FOLDS.values(), ids=FOLDS)
+class TestFolded:
+    """The start of a folded program is its old form's, folded: the plain options with that seed make another."""
+
+    def test_one_that_was_not_trained_has_nothing_to_unlearn(self, kind: dict[str, Any]) -> None:
+        base, tokenizer = tiny("llama")
+        model = get_reprogram_model(base, ReprogramConfig(**kind), tokenizer, seed=4)
+        model.fold()
+        model.add_weighted_adapter(["default"], [-1.0], "neg")
+        _same(model, "neg", "default")
+        with torch.no_grad():  # it learns 1 everywhere: p0 + 1, of which p0 - 1 is the negation, p0 + 2 the double
+            for p in model.active_programs()[0].parameters():
+                p += 1
+        for weight, expected in ((-1.0, -1.0), (2.0, 2.0)):
+            model.add_weighted_adapter(["default"], [weight], f"by_{weight:.0f}")
+            for key, tensor in model.base_model.state(f"by_{weight:.0f}").items():
+                if key.startswith("program") and tensor.is_floating_point():
+                    moved = tensor - model.base_model.state("neg")[key]
+                    torch.testing.assert_close(moved, torch.full_like(tensor, expected), atol=1e-5, rtol=1e-5)
+
+    def test_folding_before_or_after_is_one(self, kind: dict[str, Any], tmp_path: Path) -> None:
+        """Also of what was folded, saved, loaded and folded again."""
+        model = taught(kind, names=("a",), seeds=(4,))
+        model.fold("a", into="f")
+        model.save_pretrained(tmp_path, selected_adapters=["f"])
+        model.load_adapter(tmp_path, "loaded")
+        model.fold("loaded")
+        for name in ("a", "f", "loaded"):
+            model.add_weighted_adapter([name], [-1.0], f"neg_{name}")
+        _same(model, "neg_a", "neg_f")
+        _same(model, "neg_a", "neg_loaded")
+
+    def test_twice_negated_is_the_program_again(self, kind: dict[str, Any]) -> None:
+        model = taught(kind, names=("a",), seeds=(4,))
+        model.add_weighted_adapter(["a"], [-1.0], "unlearned")
+        model.add_weighted_adapter(["unlearned"], [-1.0], "again")
+        model.fold("a")
+        _same(model, "again", "a")
+
+
+class TestTheRecordOfAStart:
+    def test_goes_with_what_it_is_of(self) -> None:
+        """A plain program needs none, and the config of a folded one makes a plain one of a start of its own."""
+        model = taught(FOLDS["low-rank"], names=("a",), seeds=(4,))
+        assert "started_as" not in model.peft_config["a"].training
+        model.fold("a")
+        assert model.peft_config["a"].training["started_as"]["program"][0]["rank"] == 2
+        model.add_adapter("fresh", model.peft_config["a"], seed=4)
+        assert model.peft_config["fresh"].training == {"seed": 4}
+        model.add_weighted_adapter(["fresh"], [-1.0], "neg")
+        _same(model, "neg", "fresh")
+        with pytest.raises(ConfigError, match=r"start: .* PromptConfig\.parametrisation"):
+            model.add_weighted_adapter(["a", "fresh"], [0.5, 0.5], "mean")
+
+    @pytest.mark.parametrize(
+        ("record", "says"),
+        [
+            (7, "7. Expected options of programs and mapping"),
+            ({"program": FOLDS["projection"]["program"]}, "those of another program than 'a'"),
+            ({"program": {"type": "prmpt"}}, "unknown program 'prmpt'"),
+        ],
+    )
+    def test_that_is_none_is_refused(self, record: Any, says: str) -> None:
+        model = taught(FOLDS["low-rank"], names=("a",), seeds=(4,))
+        model.fold("a")
+        model.peft_config["a"].training["started_as"] = record
+        with nothing_changes(model), pytest.raises(ConfigError, match=says):
+            model.add_weighted_adapter(["a"], [-1.0], "neg")
+
+    def test_is_not_made_up_where_a_seed_is_unknown(self) -> None:
+        """Of a mean of two programs, one of which does not say where it started."""
+        model = taught(KINDS["prompt"])
+        model.peft_config["b"].training = None
+        model.add_weighted_adapter(["a", "b"], [0.5, 0.5], "mean")
+        assert "seed" not in model.peft_config["mean"].training
+        with pytest.raises(UsageError, match="'mean' does not say the seed"):
+            model.add_weighted_adapter(["mean"], [-1.0], "neg")
+        model.add_weighted_adapter(["mean"], [-1.0], "neg", seed=4)
+
+
+# Maps that rows estimate: in closed form, as the start of training, and as a correction of what words say.
+ESTIMATED = {
+    "ridge": linear(),
+    "logistic": linear(solver="logistic"),
+    "started": linear(solver="gradient", start="logistic"),
+    "started-low-rank": linear(solver="gradient", start="ridge", rank=1),
+    "batch": words({"negative": [" bad"], "positive": [" good"]}, calibration="batch"),
+}
+
+
+@pytest.mark.parametrize("kind", ESTIMATED.values(), ids=ESTIMATED)
+class TestEstimatedMaps:
+    def test_have_no_start_that_could_be_taken_off(self, kind: dict[str, Any]) -> None:
+        model = taught(kind)
+        for weights in ([-1.0], [1.0, 1.0]):
+            given = ["a", "b"][: len(weights)], weights, "made"
+            said = "weights: .* the map of 'a' .* was estimated from rows.*sum to 1.*fit_mapping"
+            with nothing_changes(model), pytest.raises(UsageError, match=said):
+                model.add_weighted_adapter(*given)
+
+    def test_are_interpolated(self, kind: dict[str, Any]) -> None:
+        model = taught(kind)
+        model.add_weighted_adapter(["a", "b"], [0.25, 0.75], "between")
+        model.add_weighted_adapter(["a", "b"], [2.0, -1.0], "beyond")
+        one, two, *made = (model.base_model.state(name) for name in ("a", "b", "between", "beyond"))
+        floats = [key for key, t in one.items() if t.is_floating_point()]
+        assert any(key.startswith("mapping") and not torch.equal(one[key], two[key]) for key in floats)
+        for key in floats:
+            for (w, v), found in zip(((0.25, 0.75), (2.0, -1.0)), made, strict=True):
+                torch.testing.assert_close(found[key], w * one[key] + v * two[key], atol=1e-5, rtol=1e-5)
+        assert not model.base_model.sites()[1].entries["between"].needs_fit
+
+    def test_that_no_row_has_estimated_yet_are_as_they_started(self, kind: dict[str, Any]) -> None:
+        base, tokenizer = tiny("llama")
+        model = get_reprogram_model(base, ReprogramConfig(**kind), tokenizer, seed=4)
+        model.add_weighted_adapter(["default"], [-1.0], "neg")
+        _same(model, "neg", "default")
+        assert model.base_model.sites()[1].entries["neg"].needs_fit
 
 
 class TestSums:

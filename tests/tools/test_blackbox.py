@@ -146,6 +146,13 @@ class TestFit:
         counts = [trial.judge(numbers) and model.active_mapping().counts.clone() for numbers in (start, other, start)]
         assert torch.equal(counts[0], counts[2]) and counts[0].sum() > 0
 
+    def test_its_seed_is_not_taken_for_that_of_the_program_s_start(self) -> None:
+        """Arithmetic makes the start again from that one."""
+        model = of_a_local_model("none")
+        hr.fit_blackbox(model, ROWS, validation=ROWS, seed=7)
+        record = model.peft_config["default"].training
+        assert record["seed"] == 0 and record["blackbox"]["seed"] == 7
+
     @pytest.mark.parametrize("name", SEARCHES)
     def test_no_gradient_is_taken_and_the_base_is_as_it_was(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         model = of_a_local_model(PROMPT)

@@ -134,7 +134,8 @@ def fit_blackbox(
         validation_of_map=without[0], stopped=made.stopped,
     )  # fmt: skip
     config = model.peft_config[model.active_name()]
-    config.training = {**(config.training or {}), "seed": seed, "blackbox": asdict(outcome)}
+    # Not "seed", which is that of the program's start: the search goes on from there.
+    config.training = {**(config.training or {}), "blackbox": {"seed": seed, **asdict(outcome)}}
     return outcome
 
 
