@@ -25,9 +25,7 @@ from .registry import Later
 from .reprogrammed import Reprogrammed
 from .template import columns, parse
 from .tuner import build_parts, check_adapter_name
-from .wrap import (
-    as_artefact, check_config, collator_of, config_of, note_start, parts_for, resolve, start, watch_rates, wrap,
-)  # fmt: skip
+from .wrap import as_artefact, check_config, collator_of, config_of, parts_for, resolve, start, watch_rates, wrap
 
 
 logger = logging.getLogger(__name__)
@@ -170,7 +168,6 @@ class ReprogramModel(PeftModel):
         self.base_model.fill(adapter_name, config, build_parts(config, self.backbone))
         try:
             start(self, adapter_name, seed)
-            note_start(config, seed)
         except Exception:
             self._forget(adapter_name)
             raise
@@ -401,7 +398,6 @@ def get_reprogram_model(
         made = ReprogramModel(wrapped, resolved, adapter_name)
         made.processing_class = processing_class
         start(made, adapter_name, seed)
-        note_start(resolved, seed)
     except Exception:
         wrapped.backbone.restore()
         raise

@@ -286,7 +286,7 @@ def parts_for(config: ReprogramConfig, backbone: Any, tensors: dict[str, Tensor]
 
 
 def start(model: Any, name: str, seed: int) -> None:
-    """Parameters from the base's own statistics; maps that need no rows of the user are estimated."""
+    """Parameters from the base's own statistics; maps that need no rows of a user are estimated; notes the seed."""
     generator = torch.Generator().manual_seed(seed)
     program, mapping = model.base_model.sites()
     for part in program.entries[name]:
@@ -297,6 +297,7 @@ def start(model: Any, name: str, seed: int) -> None:
         model.set_adapter(name)
         model.fit_mapping()
         model.set_adapter(active)
+    note_start(model.peft_config[name], seed)
 
 
 def note_start(config: ReprogramConfig, seed: int) -> None:
