@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -56,19 +56,24 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
 
     Of vectors in slots: their nearest source tokens, at distances in lengths of an average token vector. `far` is true
     where a slot lies farther from its nearest token than tokens lie from each other; such neighbours mean nothing. Of
-    other programs: plain `facts`, where token ids that a program names come back as tokens. Of sound with `rows`: how
-    loud the signal is against what the program changes, by label.
+    other programs: plain `facts`, where token ids that a program names come back as tokens; with `rows`, of a program
+    that reads symbols among their neighbours, of the commonest neighbourhoods in these. Of sound with `rows`: how loud
+    the signal is against what the program changes, by label.
 
     Args:
-        rows: dict rows of sound, for `ratios`; those without a label are one group.
+        rows: texts or dict rows for a program that reads neighbours; of sound, for `ratios`, dict rows, those without
+            a label being one group.
         neighbours: tokens per slot.
         features: what integer labels stand for; a dataset brings its own.
 
     Raises:
-        UsageError: rows, and no program that changes a wave.
+        UsageError: rows, and no program that changes a wave or reads neighbours; rows of another program.
     """
     programs = model.active_programs()
-    found = [row for program in programs for row in program.explain(model.backbone)]
+    _check_rows(programs, rows)
+    batch = _laid(model, rows) if rows is not None and any(p.explains_rows for p in programs) else None
+    given = [{"batch": batch} if p.explains_rows else {} for p in programs]
+    found = [row for p, more in zip(programs, given, strict=True) for row in p.explain(model.backbone, **more)]
     slots = [row for row in found if "slot" in row]
     tokenizer = tokenizer_of(model.processing_class)
 
@@ -79,10 +84,10 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
         ids = row["ids"][:neighbours]
         row.update(ids=ids, tokens=[token(i) for i in ids], distances=row["distances"][:neighbours])
     return Explanation(
-        program=" + ".join(p.options.type for p in programs),
+        program=_types(programs),
         slots=slots,
         facts=[_in_tokens(row, token) for row in found if "slot" not in row],
-        ratios=[] if rows is None else _ratios(model, rows, features),
+        ratios=[] if rows is None or batch is not None else _ratios(model, rows, features),
         mapping=_named(_in_tokens(model.active_mapping().explain(), token), token),
     )
 
@@ -114,6 +119,33 @@ def _in_tokens(row: dict[str, Any], token: Callable[[int], str]) -> dict[str, An
     return made
 
 
+def _check_rows(programs: Sequence[Any], rows: Any) -> None:
+    """Raise where there are rows, and no program has more to say of them."""
+    if rows is not None and not any(p.explains_rows or p.accepts == "wave" for p in programs):
+        what = f"rows, and no program that changes a wave or reads neighbours: {_types(programs)}"
+        raise UsageError("explain(rows)", what, "no rows: nothing in them is explained", "model.explain()")
+
+
+def _types(programs: Sequence[Any]) -> str:
+    return " + ".join(p.options.type for p in programs)
+
+
+def _laid(model: Any, rows: Any) -> Batch:
+    """Rows of the active program as one batch."""
+    collator, made = laid_out(model, rows, None, labelled=False)
+    _check_own(model, made)
+    ((_, columns),) = batches(model, collator, made, len(made), progress=False)
+    return model.reprogrammed.batch(**columns)
+
+
+def _check_own(model: Any, made: Sequence[Any]) -> None:
+    """Raise for a row of another program than the active one."""
+    odd = next((i for i, row in enumerate(made) if row.adapter not in (None, model.active_name())), None)
+    if odd is not None:
+        what, expected = f"program {made[odd].adapter!r}", f"rows of the active one, {model.active_name()!r}"
+        raise UsageError(f"rows[{odd}]['adapter']", what, expected, "set_adapter(name)")
+
+
 Energies = list[tuple[float, float]]  # of rows: the canvas's, and that of what was changed
 
 
@@ -121,14 +153,8 @@ def _ratios(model: Any, rows: Any, features: Any) -> list[dict[str, Any]]:
     """Signal to program in dB, label by label: energy of the canvases over that of what was changed; and of the rows
     each for itself the lowest and the highest."""
     programs = model.active_programs()
-    if not any(program.accepts == "wave" for program in programs):
-        what = f"rows, and no program that changes a wave: {' + '.join(p.options.type for p in programs)}"
-        raise UsageError("explain(rows)", what, "no rows: the ratio is one of sounds", "model.explain()")
     collator, made = laid_out(model, rows, features)
-    odd = next((i for i, row in enumerate(made) if row.adapter not in (None, model.active_name())), None)
-    if odd is not None:
-        what, expected = f"program {made[odd].adapter!r}", f"rows of the active one, {model.active_name()!r}"
-        raise UsageError(f"rows[{odd}]['adapter']", what, expected, "set_adapter(name)")
+    _check_own(model, made)
     names, found = model.peft_config[model.active_name()].labels or [], dict[str, Energies]()
     with asleep(model):
         for index, columns in batches(model, collator, made, progress=False):

@@ -79,6 +79,39 @@ def test_a_linear_map_of_classes_says_which_speak_for_a_label() -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
+class TestRowsOfSymbols:
+    """A `vocabulary` reads a symbol among its neighbours: rows say among which."""
+
+    @staticmethod
+    def _model(**mapping: Any) -> ReprogramModel:
+        program = {"type": "vocabulary", "symbols": "os", "context": 3}
+        base, tokenizer = tiny("bert")
+        if not mapping:
+            program["template"], mapping = "{text} it was{answer}", program_config("prompt").mapping.to_dict()
+        return get_reprogram_model(base, ReprogramConfig(program=program, mapping=mapping), tokenizer)
+
+    def test_the_commonest_neighbourhoods_come_first(self) -> None:
+        """Of 'soso' and 'so' two begin with 's', then 'o', and two end so; 'oso' and 'sos' stand there once."""
+        model = self._model()
+        page = model.explain(["so so", {"text": "so", "label": "positive"}])
+        found = [row["context"] for row in page["facts"]]
+        assert found == [["", "s", "o"], ["s", "o", ""], ["s", "o", "s"], ["o", "s", "o"]]
+        assert [row["symbol"] for row in page["facts"]] == ["s", "o", "o", "s"] and page["ratios"] == []
+        assert all(isinstance(token, str) for row in page["facts"] for token in row["tokens"])
+        assert "context ['', 's', 'o']" in str(page)
+        assert [row["symbol"] for row in model.explain()["facts"]] == ["o", "s"]  # each alone
+
+    def test_rows_of_masks_have_none(self) -> None:
+        model = self._model(type="tokens", symbols=["o", "s"])
+        assert model.explain("<mask>")["facts"] == []
+
+    def test_rows_of_another_program_are_refused(self) -> None:
+        model = self._model()
+        model.add_adapter("other", model.peft_config["default"])
+        with pytest.raises(UsageError, match=r"rows\[1\]\['adapter'\]: program 'other'.*'default'.*set_adapter"):
+            model.explain(["so", {"text": "so", "adapter": "other"}])
+
+
 class TestRatios:
     def test_rows_of_a_label_are_taken_together(self) -> None:
         """Energies of 0.1 and 0.3 beside 0.01 each: 20 and 29.5 dB; of both 10 log10((0.01 + 0.09) / 0.0002)."""
@@ -123,7 +156,7 @@ class TestRatios:
         assert row["signal to program dB"] == 200
 
     def test_programs_that_change_no_wave_have_none(self) -> None:
-        said = "explain.rows.*no program that changes a wave: "
+        said = "explain.rows.*no program that changes a wave or reads neighbours: "
         with pytest.raises(UsageError, match=said + "latent_shift"):
             _model("latent_shift").explain(AUDIO_ROWS)
         with pytest.raises(UsageError, match=said + "prompt"):

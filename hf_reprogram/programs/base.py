@@ -53,6 +53,7 @@ class Program(nn.Module):
         paper: where it comes from.
         example: a small config for the contract tests (keyword arguments of Options).
         xfail: {test name: reason} for contract tests that cannot hold.
+        explains_rows: whether `explain` takes a laid out batch too, where the user gives rows.
 
     Args:
         options: an instance of Options.
@@ -69,6 +70,7 @@ class Program(nn.Module):
     paper: ClassVar[str] = ""
     example: ClassVar[dict[str, Any]] = {}
     xfail: ClassVar[dict[str, str]] = {}
+    explains_rows: ClassVar[bool] = False
 
     def __init__(self, options: ProgramOptions, backbone: Any, scale: float) -> None:
         super().__init__()

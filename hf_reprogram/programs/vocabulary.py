@@ -104,6 +104,7 @@ class Vocabulary(Drawn):
     learning_rate = 0.1  # at 0.5 the start is lost within an epoch and a map behind it has nothing to hold on to
     paper = "1809.01829"
     example = {"symbols": "abcdefghijklmnopqrstuvwxyz", "context": 3, "template": "{text} it was{answer}"}
+    explains_rows = True
 
     def __init__(self, options: VocabularyConfig, backbone: Any, scale: float) -> None:
         super().__init__(options, backbone, scale)
@@ -234,7 +235,8 @@ class Vocabulary(Drawn):
         contexts, names = self._alone(), self.options.symbols
         if batch is not None:
             common = Counter(map(tuple, self._contexts(batch).tolist())).most_common(SHOWN)
-            contexts = torch.tensor([context for context, _ in common], device=contexts.device)
+            found = torch.tensor([context for context, _ in common], dtype=contexts.dtype, device=contexts.device)
+            contexts = found.reshape(-1, contexts.shape[1])  # of rows of masks alone there is none
         rows: list[dict[str, Any]] = [] if self.options.folded else self.progress()
         for context, found in zip(contexts.tolist(), self._likely(contexts), strict=True):
             told = {"symbol": names[context[len(context) // 2]]}

@@ -129,7 +129,7 @@ class Words(Drawn):
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
     @torch.no_grad()
-    def explain(self, backbone: Any, batch: Batch | None = None) -> list[dict[str, Any]]:
+    def explain(self, backbone: Any) -> list[dict[str, Any]]:
         """Per slot the likeliest words and their probability."""
         found = self.likely(without_candidates(self.table, self.tokens))
         return self.progress() + [{"place": i} | row for i, row in enumerate(found)]
