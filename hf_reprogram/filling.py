@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from .data.targets import Aim
 from .data.text import LaidOut
 from .errors import UsageError
 from .passes import asleep, at_least_one, batches, check_enabled
-from .template import columns, parse
+from .template import Answer, Column, Piece, Words
 
 
 # Rows -> of each, log-probabilities of the symbols at the positions that are read, (positions, symbols), on the CPU.
@@ -128,24 +128,40 @@ def _go_on(rows: list[LaidOut], aim: Aim, most: int, run: Run, limit: int | None
     return found
 
 
-def whole(text: str, token: str | None, parts: Sequence[str], space: str) -> str:
-    """A text with its masks filled, or with what was written after it.
+def whole(pieces: Sequence[Piece], row: Mapping[str, Any], token: str | None, parts: Sequence[str], space: str) -> str:
+    """A row's columns, spaces between them, with their masks filled or with what was written after them.
 
     Args:
-        text: the row's.
+        pieces: of the template. Its own masks, the answer's among them, are filled too, and are no part of the whole.
+        row: of the user's.
         token: the mask token; None of a base that goes on writing.
-        parts: the symbols, in order.
+        parts: the symbols, in order of the positions that are asked for.
         space: what stands between symbols.
 
     Example:
 
-        >>> whole("EV[MASK]L[MASK]", "[MASK]", ["Q", "W"], ""), whole("EV", None, ["Q"], "")
-        ('EVQLW', 'EVQ')
+        >>> text, answer = Column("text"), Answer()
+        >>> whole([text], {"text": "EV[MASK]L[MASK]"}, "[MASK]", ["Q", "W"], "")
+        'EVQLW'
+        >>> whole([text], {"text": "EV"}, None, ["Q"], "")
+        'EVQ'
+        >>> whole([answer, text, Column("other")], {"text": "E[MASK]", "other": "V"}, "[MASK]", ["Q", "W"], "")
+        'EW V'
     """
-    if token is None:
-        return space.join([text, *parts])
-    pieces, fills = text.split(token), iter(parts)
-    return pieces[0] + "".join(next(fills) + piece for piece in pieces[1:])
+    left, texts = iter(parts), dict[str, str]()
+    for piece in pieces:
+        if isinstance(piece, Column):
+            text = str(row[piece.name])
+            if token is not None:
+                first, *others = text.split(token)
+                text = first + "".join(next(left) + other for other in others)
+            texts.setdefault(piece.name, text)  # that of its first place, where a column stands in several
+        elif token is not None:
+            own = 1 if isinstance(piece, Answer) else piece.text.count(token) if isinstance(piece, Words) else 0
+            for _ in range(own):
+                next(left)
+    found = " ".join(texts.values())
+    return found if token is not None else space.join([found, *parts])
 
 
 def completed(
@@ -155,12 +171,10 @@ def completed(
     found = []
     for row, out, filled in zip(rows, made, _filled(model, collator, made, batch_size, pick), strict=True):
         name = out.adapter or model.active_name()
-        symbols, column = (
-            collator.aims[name].targets.symbols,
-            columns(parse(model.peft_config[name].layout() or "{text}"))[0],
-        )
+        aim, pieces = collator.aims[name], collator.layouts[name].pieces
+        symbols = aim.targets.symbols
         parts, space = [symbols.names[i] for i in filled.symbols], " " if symbols.spaced else ""
-        text = whole(row[column], collator.aims[name].token, parts, space)
+        text = whole(pieces, row, aim.token, parts, space)
         found.append({"text": symbols.write(filled.symbols), "sequence": text, "score": filled.score})
     return found
 

@@ -175,6 +175,45 @@ class TestModels:
         assert sum(p.numel() for p in model.base_model.state("default").values()) == 26 * 32 + 26 * 33
 
 
+# Template, row, {where each fill stands in the whole: its number among the fills}, the whole but for these.
+PLACES = {
+    "answer first": ("{answer} is {text}", {"text": "a<mask>c"}, {1: 1}, "a?c"),
+    "answer last": ("{text} is{answer}", {"text": "a<mask>c"}, {1: 0}, "a?c"),
+    "answer between": ("{a} is {answer} or {b}", {"a": "a<mask>", "b": "<mask>c"}, {1: 0, 3: 2}, "a? ?c"),
+    "mask in the second column": ("{a} is {b}", {"a": "ab", "b": "c<mask>"}, {4: 0}, "ab c?"),
+    "masks in both": ("{a} is {b}", {"a": "a<mask>", "b": "<mask><mask>"}, {1: 0, 3: 1, 4: 2}, "a? ??"),
+    "mask of the template": ("<mask> is {text}", {"text": "a<mask>"}, {1: 1}, "a?"),
+    "twice": ("{text} is {text}", {"text": "a<mask>"}, {1: 0}, "a?"),
+}
+
+
+@pytest.mark.parametrize(("template", "row", "places", "rest"), PLACES.values(), ids=PLACES)
+def test_a_fill_stands_where_it_was_asked_for(
+    template: str, row: dict[str, Any], places: dict[int, int], rest: str
+) -> None:
+    """In what is predicted, drawn, and given by the pipeline."""
+    base, tokenizer = tiny("bert")
+    program = hr.ProjectionConfig(symbols=ascii_lowercase, template=template)
+    config = hr.ReprogramConfig(program=program, mapping=hr.TokensConfig(symbols=ascii_lowercase, order="once"))
+    model = hr.get_reprogram_model(base, config, tokenizer)
+    draws = model.sample(row, 8, temperature=50.0, generator=torch.Generator().manual_seed(0))[0]
+    assert len({answer["text"] for answer in draws}) > 1
+    for answer in [*draws, *model.predict(row), *hr.pipeline("fill-mask", model)([row])]:
+        whole = list(rest)
+        for at, number in places.items():
+            whole[at] = answer["text"][number]
+        assert answer["sequence"] == "".join(whole)
+
+
+def test_what_is_written_follows_all_columns() -> None:
+    base, tokenizer = tiny("gpt2")
+    program = hr.ProjectionConfig(symbols=ascii_lowercase, template="{a} {b}")
+    config = hr.ReprogramConfig(program=program, mapping=hr.TokensConfig(symbols=ascii_lowercase, most=2))
+    model = hr.get_reprogram_model(base, config, tokenizer)
+    (answer,) = model.predict({"a": "ab", "b": "c"})
+    assert answer["sequence"] == "ab c" + answer["text"]
+
+
 def test_picks() -> None:
     shares = torch.tensor([[0.1, 0.9], [0.8, 0.2]]).log()
     assert best(shares).tolist() == [1, 0]

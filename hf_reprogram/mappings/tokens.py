@@ -126,9 +126,9 @@ class Tokens(Mapping):
 
     Rows of a masked model are as `fill-mask` takes them: the base's mask token stands in a text once for each symbol
     that is asked for ("EVQL[MASK][MASK]W"; an {answer} is one more), and `label` is what stands there, or the whole
-    text. `predict` gives `text`, what was filled in, `sequence`, the whole, and as `score` the geometric mean of the
-    probabilities. Of a causal model `label` goes on after the row. A text without mask and label, in the mapping's own
-    symbols, teaches itself: masked at random, or each symbol after those before it.
+    text. `predict` gives `text`, what was filled in, `sequence`, the row's columns with it, and as `score` the
+    geometric mean of the probabilities. Of a causal model `label` goes on after the row. A text without mask and
+    label, in the mapping's own symbols, teaches itself: masked at random, or each symbol after those before it.
 
     Loss: cross entropy in nats, the mean over the positions that count.
 
