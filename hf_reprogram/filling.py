@@ -241,28 +241,22 @@ def sample(
 
 
 def recovered(model: Any, collator: Any, made: Sequence[Any], batch_size: int) -> dict[str, float]:
-    """How often what is asked for in labelled rows is found, how probable it is at first sight, and its mean loss."""
+    """How often what is asked for in labelled rows is found, how probable it is at first sight, and its mean loss.
+
+    Args:
+        collator, made: that of `asking`, and what it laid out.
+    """
     aim, options = collator.aims[model.active_name()], model.active_mapping().options
-    asked = [_asked(row, aim) for row in made]
-    scores = read_symbols(model, collator, asked, batch_size)
-    right = [torch.tensor(row.label) for row in asked]
+    scores = read_symbols(model, collator, made, batch_size)
+    right = [torch.tensor(row.label) for row in made]
     losses = torch.cat([-each.gather(1, ids[:, None])[:, 0] for each, ids in zip(scores, right, strict=True)])
     if aim.mask is None or options.order == "once":
         said = [each.argmax(-1) for each in scores]
     else:
-        said = [torch.tensor(each.symbols) for each in _filled(model, collator, asked, batch_size, best)]
+        said = [torch.tensor(each.symbols) for each in _filled(model, collator, made, batch_size, best)]
     loss = losses.mean()
     return {
         "recovery": float((torch.cat(said) == torch.cat(right)).float().mean()),
         "perplexity": float(loss.exp()),
         "loss": float(loss),
     }
-
-
-def _asked(row: Any, aim: Any) -> Any:
-    """A labelled row with those positions alone that are asked for, where others count in its loss."""
-    if not aim.targets.every or aim.mask is None:
-        return row
-    right = dict(zip(row.reads, row.label, strict=True))
-    reads = aim.asked(row.ids)
-    return replace(row, reads=reads, label=[right[i] for i in reads])

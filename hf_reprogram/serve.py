@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .data.rows import as_rows, label_columns, label_of, label_tensor
 from .data.shares import of_all_ranks, share, world
+from .data.targets import asking
 from .errors import DataError, UsageError
 from .features import Compute, FrozenRows, fields_of, kept, row_keys
 from .filling import completed, recovered
@@ -126,7 +127,7 @@ def evaluate(
         progress: show a bar; None shows one from 200 rows on.
     """
     features = features if features is not None else getattr(rows, "features", None)
-    collator = model.collator(features=features)
+    collator = asking(model.collator(features=features))
     rows, kind = as_rows(rows, model.text_column()), model.problem_type()
     targets = label_columns(kind, model.backbone.modality == "audio")
     with torch.random.fork_rng(devices=[]):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -144,6 +145,20 @@ class Aim:
         after = dict(enumerate(wanted, last))
         after = own | after if self.targets.every else after
         return list(after), list(after.values())
+
+
+def asking(collator: Any) -> Any:
+    """A collator by which rows are judged: of masked bases only what is asked for counts, also where training counts
+    all positions. One of another kind is given back as it is."""
+    aims: Mapping[str, Aim] = getattr(collator, "aims", {})  # a user's own collator has none
+    if not any(aim.targets.every for aim in aims.values()):
+        return collator
+    made = copy.copy(collator)
+    made.aims = {
+        name: aim if aim.mask is None else replace(aim, targets=replace(aim.targets, every=False))
+        for name, aim in aims.items()
+    }
+    return made
 
 
 def aim_of(targets: Targets, symbols: Symbols | None, tokenizer: Any, answer: str) -> Aim:

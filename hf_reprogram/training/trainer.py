@@ -10,6 +10,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..data.rows import label_columns, undecoded
+from ..data.targets import asking
 from ..errors import DataError, UsageError
 from ..features import FrozenRows
 from .cache import FrozenCollator, frozen
@@ -48,6 +49,15 @@ class ReprogramTrainer(Trainer):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.args.seed)
             return super().evaluation_loop(*args, **kwargs)
+
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> torch.utils.data.DataLoader:
+        """Trainer's; rows that are not learned from are judged as `model.evaluate` judges them."""
+        own = self.data_collator
+        self.data_collator = own if is_training else asking(own)
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.data_collator = own
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """One parameter group per part. Made here and not handed over, which Trainer refuses under FSDP."""

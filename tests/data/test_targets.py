@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import hf_reprogram as hr
+from hf_reprogram.data.targets import asking
 from hf_reprogram.errors import DataError
 from hf_reprogram.testing import build, tiny
 
@@ -89,6 +90,29 @@ class TestAllPositions:
         )
         assert batch["answer_index"].tolist() == [list(range(5))] * 2
         assert batch["labels"].tolist() == [[26, 0, 1, 2, -100], [26, 25, -100, 27, 27]]
+
+    def test_the_preset_counts_what_the_released_code_counts_where_specials_are_labels(self) -> None:
+        """Its vocabulary has them; of a vocabulary without them there is nothing that padding could be."""
+        rows = [{"text": "A<mask>G", "label": "C"}, {"text": "<mask>", "label": "T"}]
+        for specials, expected in (
+            ([], [[-100, 0, 1, 2, -100], [-100, 3, -100, -100, -100]]),
+            (["<pad>", "<s>", "</s>"], [[5, 0, 1, 2, 6], [5, 3, 6, 4, 4]]),
+        ):
+            base, tokenizer = tiny("bert")
+            config = hr.ReprogramConfig.from_preset("reprogbert", labels=[*"ACGT", *specials], loss_on="all")
+            batch = hr.get_reprogram_model(base, config, tokenizer).collator()(rows)
+            assert batch["labels"].tolist() == expected
+
+    def test_rows_that_are_judged_ask_for_their_masks_alone(self) -> None:
+        collator = _collator(loss_on="all")
+        judged = asking(collator)
+        rows = [{"text": "a<mask>c", "label": "b"}]
+        assert judged(rows)["labels"].tolist() == [[1]] and judged(rows)["answer_index"].tolist() == [[2]]
+        assert collator(rows)["labels"].tolist() == [[-100, 0, 1, 2, -100]]  # as it was
+        writes, plain = _collator("llama", loss_on="all"), _collator()
+        rows = [{"text": "ab", "label": "c"}]
+        assert asking(writes)(rows)["labels"].tolist() == writes(rows)["labels"].tolist() == [_numbers("abc")]
+        assert asking(plain) is plain and asking(list) is list  # a user's own
 
     def test_rows_to_predict_read_their_masks_alone(self) -> None:
         made = _collator(loss_on="all").lay_out([{"text": "a<mask>c"}], labelled=False)

@@ -188,6 +188,24 @@ class TestLearning:
             round(found["recovery"] * 3)
         )
 
+    @pytest.mark.parametrize("family", ["bert", "llama"])
+    def test_trainer_counts_what_evaluate_counts(self, family: str, tmp_path: Any) -> None:
+        """Recovery, perplexity and loss, and of a test set too; training goes on counting all positions."""
+        model = _model(family, loss_on="all", order="once")
+        rows = [{"text": "abcdefgh<mask>", "label": "b"}, {"text": "zyx<mask>wvu", "label": "k"}]
+        rows = rows if family == "bert" else _rows(family)
+        arguments = TrainingArguments(
+            str(tmp_path), max_steps=1, per_device_train_batch_size=2, remove_unused_columns=False, report_to="none",
+            disable_tqdm=True, save_strategy="no", use_cpu=True, learning_rate=1e-9,
+        )  # fmt: skip
+        trainer = hr.make_trainer(model, arguments, rows, rows)
+        own, told, tested = model.evaluate(rows), trainer.evaluate(), trainer.predict(rows).metrics
+        for name in ("recovery", "perplexity", "loss"):
+            assert told[f"eval_{name}"] == tested[f"test_{name}"] == pytest.approx(own[name], rel=1e-4)
+        counted = sum((batch["labels"] >= 0).sum().item() for batch in trainer.get_train_dataloader())
+        assert counted == (16 if family == "bert" else 6)  # all symbols of both rows
+        assert trainer.train().training_loss == pytest.approx(model(**model.collator()(rows)).loss.item(), rel=1e-4)
+
 
 @pytest.mark.parametrize(
     ("options", "message"),
