@@ -51,8 +51,10 @@ class TokensConfig(MappingOptions):
     )
     loss_on: str = option(
         "masked",
-        "Positions that count: masked (those that are asked for), or all (of the padded row, as the released code has "
-        "it; a special token of the base counts as the symbol of its name, if there is one).",
+        "Positions that count in the loss: masked (those that are asked for), or all where one of `symbols` stands. A "
+        "special token of the base, padding too, counts if its name is a symbol: the released code reads them all, so "
+        "what it counts takes symbols=[*'ACGT', '[PAD]', '[CLS]', '[SEP]'], as the base calls them. "
+        "Recovery and perplexity are of what is asked for.",
         choices=("masked", "all"),
     )
     mask_rate: float = option(
@@ -136,7 +138,8 @@ class Tokens(Mapping):
     none counts.
 
     Paper: ReprogBERT (2210.07144). Its code learns no bias of gamma either, counts all positions, padding among them
-    (`loss_on="all"`), and fills all masks at a time (`order="once"`).
+    (`loss_on="all"`, the base's special tokens being symbols, as there), and fills all masks at a time
+    (`order="once"`).
     """
 
     Options = TokensConfig
@@ -211,7 +214,10 @@ class Tokens(Mapping):
         return nn.functional.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="sum") / counted
 
     def measures(self, logits: Any, labels: Any) -> dict[str, float]:
-        """Recovery, the share of symbols that are right, and perplexity; every mask filled for itself."""
+        """Recovery, the share of symbols that are right, and perplexity; every mask filled for itself.
+
+        Of positions with a label: those that are asked for, as rows that are judged are laid out.
+        """
         logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
         there = labels != IGNORED
         if not there.any():
