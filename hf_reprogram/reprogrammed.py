@@ -188,6 +188,8 @@ class Reprogrammed(nn.Module):
             raise UsageError("readout", f"given with {why}", "what the active mapping reads, alone")
         if reading.kind.startswith("frame"):
             return Readout(readout[..., :-1], readout[..., -1] > 0, reading.kind)
+        if reading.kind == "positions" and reading.ids is None:  # the head is the base's, not of what was read
+            return Readout(readout, None, reading.kind, *self.backbone.head.rows(slice(None)))
         return Readout(readout, kind=reading.kind)
 
     def batch(

@@ -13,6 +13,7 @@ import torch
 import hf_reprogram as hr
 from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.errors import DataError, UsageError
+from hf_reprogram.mappings.tokens import TokensConfig
 from hf_reprogram.model import ReprogramModel, get_reprogram_model
 from hf_reprogram.programs.vocabulary import VocabularyConfig
 from hf_reprogram.testing import tiny
@@ -99,6 +100,25 @@ def test_the_base_is_asked_without_gradients_and_the_mapping_learns() -> None:
     value.backward()
     assert program.table.grad.abs().sum() > 0 and mapping.matrix.grad.abs().sum() > 0
     assert program.steps.item() == 0
+
+
+@pytest.mark.parametrize("form", ["full", "low_rank", "free"])
+def test_symbols_at_positions_are_taught_too(form: str) -> None:
+    """A map that is a product with the base's head gets the head from the base, whatever was read before."""
+    base, tokenizer = tiny("bert")
+    mapping = TokensConfig(symbols="abc", form=form, rank=2)
+    config = ReprogramConfig(program=VocabularyConfig(symbols="abc", candidates=6, keep=0.3), mapping=mapping)
+    model = get_reprogram_model(base, config, tokenizer)
+    rows = [{"text": "a<mask>", "label": "b"}, {"text": "<mask>b<mask>", "label": "ca"}]
+    columns = model.collator()(rows)
+    plain = {key: value for key, value in columns.items() if key != "labels"}
+    with torch.no_grad():
+        read = model.reprogrammed.readout(plain, model.active_mapping().reading())
+        assert torch.allclose(model(readout=read).logits, model(**plain).logits, atol=1e-6)
+    before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+    assert len(fit_by_score(model, rows * 4, epochs=2, samples=2, batch_size=4)) == 2
+    after = [p for p in model.parameters() if p.requires_grad]
+    assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_it_learns_and_repeats_itself() -> None:
