@@ -37,6 +37,7 @@ _NAMES = {
     "load_metric": "tools.metrics",
     "make_trainer": "training.trainer",
     "compute_metrics": "tools.metrics",
+    "diversity": "metrics",
     "Endpoint": "sources.endpoint",
     "FollowBound": "tools.follow",
     "fit_blackbox": "tools.blackbox",

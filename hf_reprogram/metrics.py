@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .errors import DataError
+
 
 HALF = 0.5  # a row has a label whose probability is above it, where it may have several
 
@@ -156,7 +158,8 @@ def diversity(samples: Sequence[Sequence[Any]], itself: bool = False) -> float:
     """How different several answers to one question are: 1 - the mean share of equal symbols over all pairs of them.
 
     Args:
-        samples: answers of one length.
+        samples: answers of one length, such as the `text` of what `model.sample` draws for a row with masks; where
+            symbols are longer than a character, lists of them.
         itself: count the pair of each answer with itself too, as the code of ReprogBERT does (2210.07144), whose
             number is the hundredfold: n answers that agree nowhere then have 1 - 1 / n.
 
@@ -164,7 +167,15 @@ def diversity(samples: Sequence[Sequence[Any]], itself: bool = False) -> float:
 
         >>> diversity(["AC", "AC", "AG"]), diversity(["AC", "GT"], itself=True)
         (0.33333333333333337, 0.5)
+
+    Raises:
+        DataError: answers of different lengths, of which no place can be compared.
     """
+    odd = next((i for i, each in enumerate(samples) if len(each) != len(samples[0])), None)
+    if odd is not None:
+        what = f"{len(samples[odd])} symbols, and samples[0] has {len(samples[0])}"
+        fix = "leave out those that ended sooner, or cut all to one length"
+        raise DataError(f"samples[{odd}]", what, "answers of one length", fix)
     pairs = [(a, b) for i, a in enumerate(samples) for j, b in enumerate(samples) if itself or i != j]
     equal = [sum(x == y for x, y in zip(a, b, strict=True)) / max(len(a), 1) for a, b in pairs]
     return 1 - sum(equal) / len(equal) if equal else 0.0

@@ -138,3 +138,18 @@ def test_the_diagram_shows_each_bin() -> None:
     assert {i for i, height in enumerate(heights) if height > 0} <= set(filled)
     with pytest.raises(UsageError, match="regression"):
         hr.plot_reliability(SimpleNamespace(problem_type=lambda: "regression"), ROWS)
+
+
+class TestDiversity:
+    """Of answers that were drawn for one row."""
+
+    def test_by_hand(self) -> None:
+        """AC and AG agree in one place of two, AC and GT in none, AG and GT in none: 1 - (0.5 + 0 + 0) / 3."""
+        assert hr.diversity(["AC", "AG", "GT"]) == pytest.approx(1 - 0.5 / 3)
+        assert hr.diversity(["AC", "AG", "GT"], itself=True) == pytest.approx(1 - (2 * 0.5 + 3) / 9)
+        assert hr.diversity([["good", "bad"], ["good", "fine"]]) == 0.5
+        assert hr.diversity(["AC"]) == 0.0
+
+    def test_places_of_answers_of_different_length_cannot_be_compared(self) -> None:
+        with pytest.raises(DataError, match=r"samples\[1\]: 1 symbols, and samples\[0\] has 2. Expected answers"):
+            hr.diversity(["AC", "A"])
