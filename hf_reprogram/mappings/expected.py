@@ -98,7 +98,10 @@ class Expected(Mapping):
 
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
-        x, y = self._expected(values.double()).cpu().numpy(), labels.double().flatten().cpu().numpy()
+        x, y = (
+            self._expected(values.double().to(self.values.device)).cpu().numpy(),
+            labels.double().flatten().cpu().numpy(),
+        )
         odd = np.flatnonzero(~np.isfinite(x))
         if len(odd):
             raise DataError(f"fit_mapping(rows)[{odd[0]}]", "NaN or infinity among the base's scores", "finite scores")

@@ -255,7 +255,7 @@ class Verbalizer(Mapping):
 
     @torch.no_grad()
     def fit(self, values: Tensor, labels: Tensor | None) -> None:
-        words = torch.from_numpy(finite(self._words(values)))
+        words = torch.from_numpy(finite(self._words(values.to(self.offset.device))))
         if self._by_word:
             self.offset.copy_(words.mean(0))
         else:

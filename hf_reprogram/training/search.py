@@ -234,7 +234,8 @@ def _judged(
     learnt, asked = _readings(mapping)
     right = np.zeros(len(y))
     for rest, part in parts:
-        fresh = copy.deepcopy(mapping)  # one that goes on from earlier counts would know the rows it is judged by
+        # Anew, as one that goes on from earlier counts knows the rows it is judged by; and where what was read is.
+        fresh = copy.deepcopy(mapping).cpu()
         if _fits(mapping):
             fresh.fit(values[learnt][rest], y[rest])
         said = fresh(Readout(values[asked][part], kind=asked.kind)).argmax(1)

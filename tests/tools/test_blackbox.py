@@ -13,6 +13,7 @@ import torch
 
 import hf_reprogram as hr
 from hf_reprogram.errors import ConfigError, DataError, UsageError
+from hf_reprogram.mappings.linear import penalties_of, ridge
 from hf_reprogram.testing import ROWS, tiny
 from hf_reprogram.testing.helpers import LABELS, state_hash
 from hf_reprogram.tools.blackbox.optimisers import SEARCHES, OnePlusOne, one_sided, search_of, two_sided
@@ -94,10 +95,10 @@ TEXTS = [
 ]
 
 
-def of_a_local_model(program: Any, mapping: Any = None) -> hr.ReprogramModel:
+def of_a_local_model(program: Any, mapping: Any = None, **more: Any) -> hr.ReprogramModel:
     base, tokenizer = tiny("bert-classifier")
     mapping = mapping or hr.LinearConfig(on="classes")
-    config = hr.ReprogramConfig(program=program, mapping=mapping, labels=LABELS)
+    config = hr.ReprogramConfig(program=program, mapping=mapping, labels=LABELS, **more)
     return hr.get_reprogram_model(base, config, processing_class=tokenizer)
 
 
@@ -145,6 +146,20 @@ class TestFit:
         start, other = space.numbers(np.zeros(space.size)), space.numbers(np.ones(space.size))
         counts = [trial.judge(numbers) and model.active_mapping().counts.clone() for numbers in (start, other, start)]
         assert torch.equal(counts[0], counts[2]) and counts[0].sum() > 0
+
+    def test_the_loss_weighs_rows_as_the_map_does(self) -> None:
+        def loss(weight: float) -> tuple[float, float]:
+            model = of_a_local_model(
+                "none", hr.LinearConfig(on="classes"), class_weight={"negative": weight, "positive": 1.0}
+            )
+            found = hr.fit_blackbox(model, ROWS, ROWS).loss
+            trial = Trial(model, ROWS, ROWS, None, 32, 0)
+            z = trial._read(trial.made, trial.readings())[0].double().numpy()
+            factors = np.where(trial.y.numpy() == model.label_names().index("negative"), weight, 1.0)
+            return found, ridge(z, trial.member, penalties_of(z, trial.member, factors), factors)[3]
+
+        (light, by_hand), (heavy, heavy_by_hand) = loss(1.0), loss(5.0)
+        assert light == pytest.approx(by_hand) and heavy == pytest.approx(heavy_by_hand) and light != heavy
 
     def test_its_seed_is_not_taken_for_that_of_the_program_s_start(self) -> None:
         """Arithmetic makes the start again from that one."""

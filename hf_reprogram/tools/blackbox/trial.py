@@ -133,11 +133,9 @@ class Trial:
 
     def validate(self) -> tuple[float, float]:
         """(accuracy, loss) on the validation rows of what is in force."""
-        reading = self.readings()[-1]
-        with torch.no_grad():
-            logits = self.mapping(Readout(*self._read(self.kept, [reading]), kind=reading.kind))
+        logits = self._said(*self._read(self.kept, self.readings()[-1:]))
         right = (logits.argmax(1) == self.y_kept).double().mean()
-        return float(right), float(torch.nn.functional.cross_entropy(logits.float(), self.y_kept))
+        return float(right), float(torch.nn.functional.cross_entropy(logits, self.y_kept))
 
     def remember(self) -> None:
         """Keep what is in force as the best."""
@@ -188,13 +186,19 @@ class Trial:
         mapping = self.mapping
         mapping.load_state_dict(self.start)  # one with a memory would else judge by the programs before
         if isinstance(mapping, Linear) and mapping.options.solver == "ridge":
-            z = values.double().numpy()
+            z, weights = values.double().numpy(), mapping.class_weight
+            weights = None if weights is None else weights.double().cpu().numpy()[self.y.numpy()]
             mapping.fit(values, self.y)
-            return ridge(z, self.member, penalties_of(z, self.member))[3]
+            return ridge(z, self.member, penalties_of(z, self.member, weights), weights)[3]
         if mapping.estimated != "never" and mapping.calibration_rows() is None:
             mapping.fit(values, self.y)
-        logits = mapping(Readout(read, kind=self.readings()[-1].kind)).float()
-        return float(torch.nn.functional.cross_entropy(logits, self.y))
+        return float(torch.nn.functional.cross_entropy(self._said(read), self.y))
+
+    @torch.no_grad()
+    def _said(self, read: Tensor) -> Tensor:
+        """(rows, labels) what the map in force makes of what was read; beside the rows' labels, on the CPU."""
+        on_device = Readout(read.to(self.model.backbone.device), kind=self.readings()[-1].kind)
+        return self.mapping(on_device).float().cpu()
 
 
 def _copy(mapping: Any) -> dict[str, Tensor]:
