@@ -22,11 +22,15 @@ def test_sequences_stand_beside_the_best_simple_model() -> None:
         ("peptide_amp, 10 %, minilm-l6", "ours:free", "accuracy", 84.5, ""),
         ("peptide_amp, 10 %, minilm-l6", "probe", "accuracy", 74.25, ""),
         ("peptide_amp, 10 %, minilm-l6", "ours:free", "accuracy_gain_over:probe", -2.0, "bar >= -1: NOT met"),
+        ("peptide_amp, 1 %, minilm-l6", "ours:free", "accuracy", 60.0, ""),
+        ("peptide_amp, 10 %, rxn-albert", "ours:sparse", "accuracy", 50.0, "bar >= 88: NOT met"),
     )
     one = _found(("peptide_amp, 10 %, rxn-albert", "ours:free", "accuracy", 71.0, "")) | {"command": "python y.py"}
     told = sequences([all_sources, one])
     assert "| peptides | 10 % | MiniLM-L6 | 84.5 |  |  |  | 74.2 | 83.0 |" in told
-    assert "- Bars not met: peptide_amp, 10 %, minilm-l6, ours:free, above probe -2." in told
+    assert "- Bars not met, MiniLM-L6 at 10 %: peptides, free table against probe -2.0." in told
+    assert "50.0" not in told, "what was measured alone stands in the place of what was before"
+    assert told.index("| peptides | 10 % | rxn-albert") < told.index("| peptides | 1 % | MiniLM-L6")
     assert "| peptides | 10 % | rxn-albert (reactions) | 71.0 |  |  |  |  | 83.0 |" in told
     assert told.endswith("`python x.py` at 0123456789ab; `python y.py` at 0123456789ab.")
 
