@@ -14,6 +14,7 @@ SOURCES = {
     "minilm, anchors": "MiniLM, 50 anchors",
 }
 SHOTS = ("4", "16", "all")
+WAYS = ("as it is", "under a program")
 WIDE = 1.0  # rho from which offsets are called large
 Cells = dict[tuple[str, str, str], dict[str, float]]  # (source, target, shots or way) -> map -> balanced accuracy
 
@@ -77,11 +78,10 @@ def maps(found: dict[str, Any] | None) -> str:
 def _near(found: dict[str, Any]) -> list[str]:
     told = []
     for row in (row for row in found["rows"] if row["metric"].startswith("points_behind_best")):
-        _, _, way = row["task"].partition(", ")
         told.append(
-            f"- {f'Of the model {way}: `auto`' if way else '`auto`'} is {row['value']:.1f} points behind the best map "
-            f"of each of {row['n']} cells in the mean, by {row['metric'].partition(', ')[2].replace('_', ' ')}; at "
-            f"most {row['high']:.1f} ({row['note'].partition('worst on ')[2]})."
+            f"- `auto` is {row['value']:.1f} points behind the best map of each of {row['n']} cells in the mean, by "
+            f"{row['metric'].partition(', ')[2].replace('_', ' ')}; at most {row['high']:.1f} "
+            f"({row['note'].partition('worst on ')[2]})."
         )
     return told
 
@@ -114,29 +114,66 @@ def _centring(found: dict[str, Any]) -> str:
     )
 
 
-def under_programs(found: dict[str, Any] | None) -> str:
-    """A table of maps by source, without a program and with one.
+def under_programs(found: Sequence[dict[str, Any]]) -> str:
+    """A table of maps by source, without a program and with one, and what the program adds.
 
     Args:
-        found: the results of mapping_programs.py, None where there are none.
+        found: the results of mapping_programs.py of all sources, and of those that were measured alone since.
     """
-    if found is None:
+    if not found:
         return ""
-    cells, shots = cells_of(found), found["settings"]["plan"]["shots"]
+    rows: list[dict[str, Any]] = []
+    for each in found:
+        again = {_source(row) for row in each["rows"]} - {"all"}
+        rows = [row for row in rows if _source(row) not in again] + each["rows"]
+    cells, shots = cells_of({"rows": rows}), found[0]["settings"]["plan"]["shots"]
     sources = [source for source in SOURCES if any(source == s for s, *_ in cells)]
+    draws = {
+        s: sorted({r["n"] for r in rows if r["metric"] == "balanced_accuracy" and _source(r) == s}) for s in sources
+    }
     lines = [
-        f"| {shots} rows a class: without a program, with one | {' | '.join(SOURCES[s] for s in sources)} |",
+        f"| {shots} rows a class: without a program, with one | "
+        + " | ".join(f"{SOURCES[s]}, {counted(draws[s])}" for s in sources)
+        + " |",
         "|---|" + "--:|" * len(sources),
     ]
     for name in order(cells):
         shown = []
         for source in sources:
-            both = [average(cells, source, way, name) for way in ("as it is", "under a program")]
+            both = [average(cells, source, way, name) for way in WAYS]
             shown.append(", ".join(f"{value[0]:.1f}" for value in both if value))
         lines.append(f"| {name} | {' | '.join(shown)} |")
-    draws = sorted({row["n"] for row in found["rows"] if row["metric"] == "balanced_accuracy"})
-    told = f"Balanced accuracy, mean of targets; {counted(draws)} each; `{found['command']}`"
-    return "\n".join([*lines, "", *_near(found), f"{told} at {found['commit'][:12]}."])
+    runs = "; ".join(f"`{each['command']}` at {each['commit'][:12]}" for each in found)
+    told = [*(_added(rows, source) for source in sources), *_behind(cells)]
+    return "\n".join([*lines, "", *told, f"Balanced accuracy, mean of targets; {runs}."])
+
+
+def _source(row: dict[str, Any]) -> str:
+    return row["task"].partition(" on ")[0].partition(", ")[0]
+
+
+def _added(rows: list[dict[str, Any]], source: str) -> str:
+    """What a program adds under two maps, and how often one that had learned was taken."""
+    own = {(r["method"], r["metric"]): r for r in rows if r["task"] == source}
+    gained = [(name, own.get((name, "gain_of_program"))) for name in ("ridge", "auto")]
+    parts = [f"{r['value']:+.1f} ({r['low']:+.1f} to {r['high']:+.1f}) under {name}" for name, r in gained if r]
+    taken = own.get(("program", "trained_rather_than_start"))
+    share = (
+        f"; the rows held out chose one that had learned in {taken['value'] * taken['n']:.0f} of {taken['n']} draws"
+    )
+    return f"- {SOURCES[source]}: the program adds {', '.join(parts)}, over targets{share if taken else ''}."
+
+
+def _behind(cells: Cells) -> list[str]:
+    told = []
+    for way in WAYS:
+        gaps = {cell: max(marks.values()) - marks["auto"] for cell, marks in cells.items() if cell[2] == way}
+        where = max(gaps, key=lambda cell: gaps[cell])
+        told.append(
+            f"- Of the model {way}: `auto` is {mean(gaps.values()):.1f} points behind the best map of each of "
+            f"{len(gaps)} cells in the mean; at most {gaps[where]:.1f} ({where[0]} on {where[1]})."
+        )
+    return told
 
 
 def counted(draws: Sequence[int]) -> str:

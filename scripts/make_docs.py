@@ -545,7 +545,7 @@ def render(text: str) -> str:
         ("sequences", sequences([result(path.stem) for path in sorted(RESULTS.glob("sequences*.json"))])),
         ("remap", remap(maybe("remap"))),
         ("maps", maps(maybe("mapping_study"))),
-        ("programs", under_programs(maybe("mapping_programs"))),
+        ("programs", under_programs([result(path.stem) for path in sorted(RESULTS.glob("mapping_programs*.json"))])),
         ("select", chosen(maybe("select_study"))),
         ("blackbox", blackbox(maybe("blackbox"))),
         ("infilling", infilling([result(path.stem) for path in sorted(RESULTS.glob("infilling*.json"))])),

@@ -9,6 +9,7 @@ gives under the program to all 16 rows, and beside it on those without.
 
     python scripts/fetch_models.py attention-rnn moonshine-tiny smollm2-135m minilm-l6
     python scripts/benchmarks/mapping_programs.py         # hours on one core; saves after every cell, resumes
+    python scripts/benchmarks/mapping_programs.py --only moonshine-tiny     # one source, into results of its own
 """
 
 from __future__ import annotations
@@ -211,17 +212,22 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one pair, a few rows (a trial, no evidence)")
+    parser.add_argument("--only", metavar="SOURCE", choices=sorted({source for source, _ in PAIRS}), help="one source")
     parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
     options = parser.parse_args(given)
     demo.quiet()
     torch.set_num_threads(1)
     plan = QUICK if options.quick else Plan()
-    settings = {"threads": 1, "pairs": [" on ".join(pair) for pair in PAIRS[: plan.pairs]], "plan": asdict(plan)}
-    folder, command = SCRATCH if options.quick else RESULTS, "python scripts/benchmarks/mapping_programs.py"
-    report = Report("mapping_programs", ABOUT, settings, list(range(plan.draws)), folder, options.fresh, command)
+    pairs = [(source, target) for source, target in PAIRS if options.only in (None, source)][: plan.pairs]
+    settings = {"threads": 1, "pairs": [" on ".join(pair) for pair in pairs], "plan": asdict(plan)}
+    folder, name = SCRATCH if options.quick else RESULTS, "mapping_programs"
+    command = "python scripts/benchmarks/mapping_programs.py"
+    if options.only:
+        name, command = f"{name}_{options.only}", f"{command} --only {options.only}"
+    report = Report(name, ABOUT, settings, list(range(plan.draws)), folder, options.fresh, command)
     for seed in () if options.finish else range(plan.draws):
-        for source, target in PAIRS[: plan.pairs]:
+        for source, target in pairs:
             report.cell(
                 f"{source} on {target}, draw {seed}", lambda s=source, t=target, n=seed: list(cell(s, t, n, plan))
             )

@@ -50,21 +50,34 @@ def test_centring_where_offsets_are_small_and_large() -> None:
     assert gains(_found())[0] == ("minilm, anchors", "frequency", 0.2, 2.0)
 
 
+def _under(source: str, base: float) -> list[tuple[str, str, str, float, str]]:
+    rows = [(f"{source} on {target}, {way}", name, "balanced_accuracy", base + value + more, "")
+            for target, more in (("a", 0.0), ("b, ten words", 2.0))
+            for way, name, value in (("as it is", "ridge", 0), ("as it is", "auto", 0),
+                                     ("under a program", "ridge", 10), ("under a program", "auto", 6))]  # fmt: skip
+    rows += [(source, name, "gain_of_program", value, "") for name, value in (("ridge", 10.0), ("auto", 6.0))]
+    return [
+        *rows,
+        (source, "program", "trained_rather_than_start", 2 / 3, ""),
+        ("all", "auto", "gain_of_program", 1, ""),
+    ]
+
+
 def test_maps_with_and_without_a_program() -> None:
-    rows = [(f"moonshine-tiny on {target}, {way}", name, "balanced_accuracy", value, "")
-            for target, more in (("a", 0.0), ("b", 2.0))
-            for way, name, value in (("as it is", "ridge", 60 + more), ("under a program", "ridge", 70 + more),
-                                     ("under a program", "the map it was trained under", 65 + more))]  # fmt: skip
-    told = under_programs(
-        _results([*rows, ("all, under a program", "auto", "points_behind_best, balanced_accuracy", 4.0, "x")])
+    all_sources = _results(_under("moonshine-tiny", 60.0) + _under("smollm2-135m", 30.0))
+    told = under_programs([all_sources, _results(_under("moonshine-tiny", 70.0)) | {"command": "python y.py"}])
+    assert "| 16 rows a class: without a program, with one | Moonshine, first token, 3 draws | SmolLM2, next" in told
+    assert "| ridge | 71.0, 81.0 | 31.0, 41.0 |" in told, "what was measured alone stands in the place of the other"
+    assert "- Of the model under a program: `auto` is 4.0 points behind the best map of each of 4 cells" in told
+    assert (
+        "adds +10.0 (+9.0 to +11.0) under ridge, +6.0 (+5.0 to +7.0) under auto, over targets; the rows held" in told
     )
-    assert "| ridge | 61.0, 71.0 |" in told and "| the map it was trained under | 66.0 |" in told
-    assert "Of the model under a program: `auto` is 4.0 points behind" in told
-    assert "3 draws each; `python x.py` at 0123456789ab." in told
+    assert "chose one that had learned in 2 of 3 draws." in told
+    assert told.endswith("`python x.py` at 0123456789ab; `python y.py` at 0123456789ab.")
 
 
 def test_nothing_where_nothing_was_measured() -> None:
-    assert maps(None) == under_programs(None) == ""
+    assert maps(None) == under_programs([]) == ""
 
 
 def test_the_figure_has_a_point_for_each_gain() -> None:
