@@ -57,10 +57,6 @@ class VocabularyConfig(DrawnOptions, SymbolOptions):
         super().validate()
         if self.context % 2 == 0:
             raise ConfigError("VocabularyConfig.context", f"{self.context}", "an odd number of symbols")
-        if self.top_k is not None and (self.context > 1 or self.rank is not None):
-            beside = f"context={self.context}" if self.context > 1 else f"rank={self.rank}"
-            expected = "None: what a neighbour says, and a factor, is of candidates that all symbols share"
-            raise ConfigError("VocabularyConfig.top_k", f"{self.top_k} with {beside}", expected)
 
     def resolve(self, canvas: Any, backbone: Any, reading: Reading) -> None:
         self.check_temperatures()
@@ -69,6 +65,10 @@ class VocabularyConfig(DrawnOptions, SymbolOptions):
         if self.rank is not None and self.rank >= min(rows, self.candidates):
             what = f"{self.rank} of a table of {rows} by {self.candidates}"
             raise ConfigError("VocabularyConfig.rank", what, f"less than {min(rows, self.candidates)}", "rank=None")
+        if self.top_k is not None and (self.context > 1 or self.rank is not None):
+            beside = f"context={self.context}" if self.context > 1 else f"rank={self.rank}"
+            expected = "None: what a neighbour says, and a factor, is of candidates that all symbols share"
+            raise ConfigError("VocabularyConfig.top_k", f"{self.top_k} with {beside}", expected)
         if self.top_k is not None and self.top_k > self.candidates:
             raise _too_many(self.top_k, self.candidates)
         numbers = (rows + self.candidates) * self.rank if self.rank else rows * self.candidates

@@ -98,6 +98,14 @@ def endpoint(server: Server, **more: Any) -> hr.Endpoint:
     return hr.Endpoint(**{"url": server.url, "words": [" o", " e"], "pause": 0.01, "timeout": 0.3} | more)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """An interrupt is heard, as in a terminal: jobs that a shell runs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class TestEndpoint:
     """OpenAI's completions and text-generation-inference."""
 
@@ -362,7 +370,7 @@ class TestEndpoint:
         assert len(failed) == 1 and str(failed.pop()) in str(caught.value)
         assert {*before, *after} == {*texts} and len(before) + len(after) == 41
 
-    def test_an_interrupt_loses_no_answer(self, server: Server, tmp_path: Path) -> None:
+    def test_an_interrupt_loses_no_answer(self, server: Server, tmp_path: Path, ctrl_c: None) -> None:
         texts = [f"t{i}" for i in range(40)]
         server.troubles = [*[None] * 20, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)]
         base, _ = hr.remote_text(endpoint(server), ["o", "e"], "server@1", cache=tmp_path / "a.db")
