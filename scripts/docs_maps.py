@@ -145,7 +145,7 @@ def under_programs(found: Sequence[dict[str, Any]]) -> str:
         lines.append(f"| {name} | {' | '.join(shown)} |")
     runs = "; ".join(f"`{each['command']}` at {each['commit'][:12]}" for each in found)
     told = [*(_added(rows, source) for source in sources), *_behind(cells)]
-    return "\n".join([*lines, "", *told, f"Balanced accuracy, mean of targets; {runs}."])
+    return "\n".join([*lines, "", *told, "", f"Balanced accuracy, mean of targets; {runs}."])
 
 
 def _source(row: dict[str, Any]) -> str:

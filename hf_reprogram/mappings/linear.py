@@ -245,8 +245,8 @@ def ridge(
     from sklearn.linear_model import RidgeCV
 
     if penalties is None:  # with two rows or fewer, leaving one out leaves nothing to fit
-        few = len(z) <= 2
-        penalties = [fixed_penalty(z, weights)] if few else [10.0**j * _scale(z, weights) for j in range(-4, 4)]
+        scale = _scale(z, weights)
+        penalties = [fixed_penalty(z, weights)] if len(z) <= 2 else [10.0**j * scale for j in range(-4, 4)]
     found = RidgeCV(alphas=penalties).fit(z, target, sample_weight=weights)
     return np.atleast_2d(found.coef_), np.atleast_1d(found.intercept_), float(found.alpha_), -float(found.best_score_)
 
