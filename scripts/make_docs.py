@@ -134,6 +134,11 @@ def maybe(name: str) -> dict[str, Any] | None:
     return result(name) if (RESULTS / f"{name}.json").is_file() else None
 
 
+def every(name: str) -> list[dict[str, Any]]:
+    """What it wrote in all its runs: of all at once, and of parts that were measured alone."""
+    return [result(path.stem) for path in sorted(RESULTS.glob(f"{name}*.json"))]
+
+
 ABOUT = {
     "ours": "ours: 10 vectors on the frozen model",
     "probe": "linear probe of its states",
@@ -542,13 +547,13 @@ def render(text: str) -> str:
         ("few_shot_curve", few_shot(maybe("few_shot_curve"))),
         ("few_shot_mean", few_shot_mean(result("few_shot"), maybe("few_shot_curve"))),
         ("language", language(maybe("language"))),
-        ("sequences", sequences([result(path.stem) for path in sorted(RESULTS.glob("sequences*.json"))])),
+        ("sequences", sequences(every("sequences"))),
         ("remap", remap(maybe("remap"))),
         ("maps", maps(maybe("mapping_study"))),
-        ("programs", under_programs([result(path.stem) for path in sorted(RESULTS.glob("mapping_programs*.json"))])),
+        ("programs", under_programs(every("mapping_programs"))),
         ("select", chosen(maybe("select_study"))),
         ("blackbox", blackbox(maybe("blackbox"))),
-        ("infilling", infilling([result(path.stem) for path in sorted(RESULTS.glob("infilling*.json"))])),
+        ("infilling", infilling(every("infilling"))),
         ("speech", speech()),
         ("speech_program", speech_program()),
         ("series", series(result("voice2series"), maybe("voice2series_parity"))),

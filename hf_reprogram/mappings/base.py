@@ -128,8 +128,13 @@ class Mapping(nn.Module):
 
     @property
     def estimated(self) -> str:
-        """When the map is estimated from data rather than by gradients: `never`, `once` or `running`."""
+        """When the map is estimated from data rather than by gradients: `never` or `once`."""
         return "never"
+
+    @property
+    def fits_rows(self) -> bool:
+        """Whether the map is estimated from the user's rows, and not from texts of its own."""
+        return self.estimated != "never" and self.calibration_rows() is None
 
     @property
     def needs_fit(self) -> bool:

@@ -162,7 +162,7 @@ def _check_maps(model: Any, adapters: Sequence[str], factors: list[float]) -> No
     """Raise a UsageError for a map that was estimated from rows: nothing of it is what a program learned since."""
     for name in adapters:
         mapping = model.base_model.sites()[1].entries[name]
-        if mapping.estimated != "never" and mapping.calibration_rows() is None and not mapping.needs_fit:
+        if mapping.fits_rows and not mapping.needs_fit:
             what = f"{factors!r}, and the map of {name!r} ({mapping.options.type}) was estimated from rows"
             expected = "weights that sum to 1: such a map has no start that could be taken off"
             fix = "average, then fit_mapping(rows) estimates the map anew under the new program"

@@ -195,14 +195,9 @@ def _able(
     return able, left_out
 
 
-def _fits(mapping: Mapping) -> bool:
-    """Whether it is fitted in every fold: estimated, and not from texts of its own."""
-    return mapping.estimated != "never" and mapping.calibration_rows() is None
-
-
 def _readings(mapping: Mapping) -> tuple[Reading, Reading]:
     """(what its fit reads, what it then reads of a row) of a mapping that is not fitted yet, where it will be."""
-    return (mapping.fit_reading() if _fits(mapping) else mapping.reading()), mapping.reading()
+    return (mapping.fit_reading() if mapping.fits_rows else mapping.reading()), mapping.reading()
 
 
 def _read(
@@ -236,7 +231,7 @@ def _judged(
     for rest, part in parts:
         # Anew, as one that goes on from earlier counts knows the rows it is judged by; and where what was read is.
         fresh = copy.deepcopy(mapping).cpu()
-        if _fits(mapping):
+        if mapping.fits_rows:
             fresh.fit(values[learnt][rest], y[rest])
         said = fresh(Readout(values[asked][part], kind=asked.kind)).argmax(1)
         right[part] = (said == y[part]).double().numpy()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,12 +51,22 @@ class ReprogramTrainer(Trainer):
             torch.manual_seed(self.args.seed)
             return super().evaluation_loop(*args, **kwargs)
 
-    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> torch.utils.data.DataLoader:
-        """Trainer's; rows that are not learned from are judged as `model.evaluate` judges them."""
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
+        """Trainer's; rows are judged as `model.evaluate` judges them, not as they are learned from."""
+        with self._asking():
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
+        """The same."""
+        with self._asking():
+            return super().get_test_dataloader(*args, **kwargs)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
         own = self.data_collator
-        self.data_collator = own if is_training else asking(own)
+        self.data_collator = asking(own)
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            yield
         finally:
             self.data_collator = own
 

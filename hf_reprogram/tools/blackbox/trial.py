@@ -169,7 +169,7 @@ class Trial:
     def readings(self) -> list[Reading]:
         """What the map is fitted on, and last what it maps, where that is another thing."""
         mapping = self.mapping
-        fits = mapping.reading() if mapping.estimated == "never" else mapping.fit_reading()
+        fits = mapping.fit_reading() if mapping.fits_rows else mapping.reading()
         reads = mapping.reading()
         # A map of some rows of the head takes them from all as well, and which they are turns at every fit.
         return [fits] if reads == fits or reads.kind == fits.kind == "rows" else [fits, reads]
@@ -190,7 +190,7 @@ class Trial:
             weights = None if weights is None else weights.double().cpu().numpy()[self.y.numpy()]
             mapping.fit(values, self.y)
             return ridge(z, self.member, penalties_of(z, self.member, weights), weights)[3]
-        if mapping.estimated != "never" and mapping.calibration_rows() is None:
+        if mapping.fits_rows:
             mapping.fit(values, self.y)
         return float(torch.nn.functional.cross_entropy(self._said(read), self.y))
 
