@@ -157,7 +157,7 @@ class Untaught:
         if few is not None:
             mapping.fit(self._states(few), torch.tensor([self.labels.index(row["label"]) for row in few]))
         reading = mapping.reading()
-        scores = mapping(hr.Readout(_read(self.model, self.states, reading), kind=reading.kind))
+        scores = mapping(hr.Readout(_read(self.model, self.states, reading), kind=reading.kind)).cpu()
         seconds = self.seconds + time.perf_counter() - start
         return Outcome(name, guesses(scores, self.labels), fitted, artefact_bytes(self.model), seconds, scores)
 
@@ -168,6 +168,7 @@ class Untaught:
 
         def read(part: list[Row]) -> Tensor:
             columns = collator.stack(collator.lay_out(part, labelled=False))
+            columns = {name: column.to(self.model.backbone.device) for name, column in columns.items()}
             return self.model.reprogrammed.readout(columns, hr.Reading("state", pool="answer"))
 
         return in_slices(rows, read, self.tick)
@@ -179,7 +180,7 @@ def _read(model: hr.ReprogramModel, states: Tensor, reading: hr.Reading) -> Tens
     if reading.kind == "state":
         return states
     head = model.backbone.head
-    return head.logits(head.transform(states), torch.tensor(reading.ids))  # (rows, words)
+    return head.logits(head.transform(states), torch.tensor(reading.ids, device=states.device))  # (rows, words)
 
 
 def encoder_states(encoder: PreTrainedModel, tokenizer: Any, rows: Sequence[Row]) -> Tensor:

@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from benchmarks import few_shot, speech_data
 from benchmarks.baselines import Untaught, majority
 from benchmarks.few_shot_tasks import DATA, SST2, TREC, draw, judged, read
 from benchmarks.intervals import accuracies, collected, gains, kept
-from benchmarks.report import RESULTS, SCRATCH, Report, Row
+from benchmarks.report import DEVICE, RESULTS, SCRATCH, Report, Row
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 
 import hf_reprogram as hr
@@ -110,6 +111,13 @@ def maps(name: str) -> list[Any]:
     return [hr.LinearConfig(on="rows", words=words), both, calibrated]
 
 
+@cache
+def asked() -> tuple[Any, Any]:
+    """SmolLM2 as it is asked, beside the one of few_shot.py that is trained through, and its tokenizer."""
+    base, tokenizer = demo.load_base()
+    return base.to(DEVICE, ASKED), tokenizer
+
+
 def model_of(name: str, rows: Rows, program: bool, seed: int, search: bool = False) -> hr.ReprogramModel:
     """The frozen model under a map of its scores, with or without a program before it.
 
@@ -119,7 +127,8 @@ def model_of(name: str, rows: Rows, program: bool, seed: int, search: bool = Fal
     labels = sorted({row["label"] for row in rows.learn})
     if name == "ar-scr":
         folder = fetch_models.asset_path("moonshine-tiny")
-        base = AutoModelForSpeechSeq2Seq.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+        base = AutoModelForSpeechSeq2Seq.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        base.eval().to(DEVICE)
         config = hr.ReprogramConfig(
             program="waveform" if program else "none",
             mapping=maps(name)[0],
@@ -129,8 +138,7 @@ def model_of(name: str, rows: Rows, program: bool, seed: int, search: bool = Fal
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
         return hr.get_reprogram_model(base, config, processing_class=processor, seed=seed)
     task = {"sst2": SST2, "trec": TREC}[name]
-    base, tokenizer = few_shot.smollm2()
-    base.to(ASKED)
+    base, tokenizer = asked()
     before: Any = {"type": "none", "template": task.untaught.replace("{text}", " {text}")}
     if program:
         before = hr.PromptConfig(template=task.template, init_text=list(task.start))
@@ -190,28 +198,27 @@ def by_gradients(name: str, rows: Rows, seed: int) -> Iterator[Row]:
     yield kept(name, seed, "gradients", outcome.right([row["label"] for row in rows.test]))
 
 
-def cells(plan: Plan) -> Iterator[tuple[str, str, int, Callable[[Rows], Iterator[Row]]]]:
-    """(title, task, seed, what is measured) in order: what the bars are about first."""
+def cells(plan: Plan) -> Iterator[tuple[str, partial[list[Row]]]]:
+    """(title, what is measured) in order: what the bars are about first."""
     for seed, name in product(range(plan.seeds), plan.tasks):
-        yield f"{name}, seed {seed}: alone", name, seed, lambda rows, n=name, s=seed: alone(n, rows, s)
+        yield f"{name}, seed {seed}: alone", partial(cell, name, seed, plan, alone)
         if name != "ar-scr":
-            yield f"{name}, seed {seed}: gradients", name, seed, lambda r, n=name, s=seed: by_gradients(n, r, s)
+            yield f"{name}, seed {seed}: gradients", partial(cell, name, seed, plan, by_gradients)
         for budget in plan.budgets[:-1]:
-            yield _default(name, seed, budget)
-    for seed, name in product(range(plan.seeds), plan.tasks):
-        yield _default(name, seed, plan.budgets[-1])
-    for seed in range(plan.seeds if plan.others else 0):
-        for name in plan.tasks:
-            for other in (o for o in SEARCHES if o != "cma"):
-                yield (
-                    f"{name}, seed {seed}: {other}", name, seed,
-                    lambda r, n=name, s=seed, o=other: searched(n, r, s, o, plan.others),
-                )  # fmt: skip
+            yield f"{name}, seed {seed}: ours, {budget}", partial(cell, name, seed, plan, searched, "auto", budget)
+    for seed, name, budget in product(range(plan.seeds), plan.tasks, plan.budgets[-1:]):
+        yield f"{name}, seed {seed}: ours, {budget}", partial(cell, name, seed, plan, searched, "auto", budget)
+    for seed, name, other in product(range(plan.seeds if plan.others else 0), plan.tasks, SEARCHES):
+        if other != "cma":
+            yield f"{name}, seed {seed}: {other}", partial(cell, name, seed, plan, searched, other, plan.others)
 
 
-def _default(name: str, seed: int, budget: int) -> tuple[str, str, int, Callable[[Rows], Iterator[Row]]]:
-    """The search that comes without being named."""
-    return f"{name}, seed {seed}: ours, {budget}", name, seed, lambda rows: searched(name, rows, seed, "auto", budget)
+def cell(name: str, seed: int, plan: Plan, measure: Callable[..., Iterator[Row]], *more: Any) -> list[Row]:
+    """What a method gets right of the rows of a draw."""
+    torch.set_num_threads(1)
+    return list(
+        measure(name, sound_rows(seed, plan) if name == "ar-scr" else text_rows(name, seed, plan), seed, *more)
+    )
 
 
 def summary(found: Sequence[Row]) -> list[Row]:
@@ -245,6 +252,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one task, a few rows (a trial, no evidence)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="cells at once")
     parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
     options = parser.parse_args(given)
@@ -254,12 +262,8 @@ def main(given: Sequence[str] | None = None) -> int:
     settings = {"threads": 1, "plan": asdict(plan), "near": NEAR, "asked in": str(ASKED)}
     folder, command = SCRATCH if options.quick else RESULTS, "python scripts/benchmarks/blackbox.py"
     report = Report("blackbox", ABOUT, settings, list(range(plan.seeds)), folder, options.fresh, command)
-    for title, name, seed, measure in () if options.finish else cells(plan):
-
-        def rows(n: str = name, s: int = seed, m: Callable[[Rows], Iterator[Row]] = measure) -> list[Row]:
-            return list(m(sound_rows(s, plan) if n == "ar-scr" else text_rows(n, s, plan)))
-
-        report.cell(title, rows)
+    if not options.finish:
+        report.jobs(cells(plan), options.workers)
     report.publish(summary(report.rows))
     report.finish()
     return 0

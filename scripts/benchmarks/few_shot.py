@@ -45,7 +45,7 @@ from benchmarks.baselines import (
 )
 from benchmarks.few_shot_tasks import AG_NEWS, DATA, MPQA, MR, SST2, TREC, Rows, Task, draw, in_turn, judged, read
 from benchmarks.intervals import accuracies, collected, gains, kept
-from benchmarks.report import RESULTS, SCRATCH, Report, Row
+from benchmarks.report import DEVICE, RESULTS, SCRATCH, Report, Row
 from benchmarks.side_by_side import Progress
 from transformers import AutoModel, AutoTokenizer, PrinterCallback, TrainingArguments
 
@@ -66,7 +66,8 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2)  # of PEFT's prompt tuning, in units of the emb
 @functools.cache
 def smollm2() -> tuple[Any, Any]:
     """The frozen model in float32, and its tokenizer."""
-    return demo.load_base()
+    base, tokenizer = demo.load_base()
+    return base.to(DEVICE), tokenizer
 
 
 def arguments(folder: str, rate: float, clip: float, steps: int, seed: int) -> TrainingArguments:
@@ -81,7 +82,7 @@ def arguments(folder: str, rate: float, clip: float, steps: int, seed: int) -> T
         per_device_train_batch_size=BATCH,
         train_sampling_strategy="sequential",
         seed=seed,
-        use_cpu=True,
+        use_cpu=DEVICE == "cpu",
         dataloader_pin_memory=False,
         logging_steps=10,
         save_strategy="no",

@@ -21,6 +21,8 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ import numpy as np
 import torch
 from benchmarks import mapping_study as study
 from benchmarks.mapping_study import BALANCED, TEXTS
-from benchmarks.report import RESULTS, SCRATCH, Report, Row
+from benchmarks.report import DEVICE, RESULTS, SCRATCH, Report, Row
 from sklearn.metrics import balanced_accuracy_score
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
@@ -99,7 +101,7 @@ class Watch(TrainerCallback):
     @torch.no_grad()
     def judged(self) -> float:
         """Balanced accuracy on the rows held out."""
-        mapping = copy.deepcopy(self.model.active_mapping())
+        mapping = copy.deepcopy(self.model.active_mapping()).cpu()
         reading = mapping.reading()
         seen, judged = (study.read(self.model, part, [reading])[0] for part in self.parts)
         y, y_held = ([mapping.labels.index(row["label"]) for row in part] for part in self.parts)
@@ -145,7 +147,7 @@ def train(model: Any, rows: Rows, rate: float, seed: int, plan: Plan, watch: Wat
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder, max_steps=plan.steps, per_device_train_batch_size=8, remove_unused_columns=False, report_to=[],
-            save_strategy="no", use_cpu=True, seed=seed, disable_tqdm=True, logging_strategy="no",
+            save_strategy="no", use_cpu=DEVICE == "cpu", seed=seed, disable_tqdm=True, logging_strategy="no",
             max_grad_norm=model.backbone.rms(), learning_rate=rate,
         )  # fmt: skip
         trainer = hr.make_trainer(model, arguments, rows, callbacks=[watch])
@@ -155,6 +157,7 @@ def train(model: Any, rows: Rows, rate: float, seed: int, plan: Plan, watch: Wat
 
 def cell(source: str, target: str, seed: int, plan: Plan) -> Iterator[Row]:
     """Every map under the program and without it."""
+    torch.set_num_threads(1)
     pool, test = study.rows_of(target, study.Plan(pool=plan.rows[0], test=plan.rows[1]))
     labels = sorted({row["label"] for row in pool})
     y, y_test = (np.array([labels.index(row["label"]) for row in part]) for part in (pool, test))
@@ -213,6 +216,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one pair, a few rows (a trial, no evidence)")
     parser.add_argument("--only", metavar="SOURCE", choices=sorted({source for source, _ in PAIRS}), help="one source")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="cells at once")
     parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
     options = parser.parse_args(given)
@@ -226,11 +230,9 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.only:
         name, command = f"{name}_{options.only}", f"{command} --only {options.only}"
     report = Report(name, ABOUT, settings, list(range(plan.draws)), folder, options.fresh, command)
-    for seed in () if options.finish else range(plan.draws):
-        for source, target in pairs:
-            report.cell(
-                f"{source} on {target}, draw {seed}", lambda s=source, t=target, n=seed: list(cell(s, t, n, plan))
-            )
+    if not options.finish:
+        each = product(range(plan.draws), pairs)
+        report.jobs(((f"{s} on {t}, draw {n}", partial(cell, s, t, n, plan)) for n, (s, t) in each), options.workers)
     report.publish(summary(report.rows))
     report.finish()
     return 0

@@ -37,7 +37,7 @@ import torch
 from benchmarks import few_shot, speech_data, speech_methods
 from benchmarks.few_shot_tasks import AG_NEWS, MPQA, MR, SST2, TREC
 from benchmarks.few_shot_tasks import read as read_texts
-from benchmarks.report import RESULTS, SCRATCH, Report, Row
+from benchmarks.report import DEVICE, RESULTS, SCRATCH, Report, Row
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
@@ -146,9 +146,8 @@ def model_of(source: str, target: str, labels: list[str], program: Any = None) -
         config = {"program": program or "none", "canvas": speech_methods.SECOND}
     on = "source" if source in ("moonshine-tiny", "smollm2-135m") else "classes"
     mapping = hr.LinearConfig(on=on, refit_every=1 if program else None)
-    return hr.get_reprogram_model(
-        base, hr.ReprogramConfig(mapping=mapping, labels=labels, **config), processing_class=processor
-    )
+    config = hr.ReprogramConfig(mapping=mapping, labels=labels, **config)
+    return hr.get_reprogram_model(base, config, processing_class=processor).to(DEVICE)
 
 
 def mappings(source: str, target: str, labels: list[str]) -> dict[str, Any]:
@@ -286,7 +285,7 @@ def fitted(
         except ReprogramError:
             continue
         model.set_adapter("studied")
-        mapping = model.active_mapping()
+        mapping = model.active_mapping().cpu()  # where answers are kept
         try:
             if mapping.estimated != "never":
                 mapping.fit(seen.of(mapping.fit_reading()), torch.from_numpy(y))

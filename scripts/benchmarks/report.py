@@ -6,6 +6,9 @@
 
 Each finished cell is kept at once (in results/scratch/). A rerun with the same code, settings, versions and machine
 goes on where the last one was stopped; anything else starts over, and so does a rerun of a finished benchmark.
+
+Benchmarks that measure by `jobs` run their frozen models on the device that BENCHMARK_DEVICE names, the CPU without
+it, and as many cells at once as `--workers` says.
 """
 
 from __future__ import annotations
@@ -20,8 +23,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results"
 SCRATCH = RESULTS / "scratch"  # git ignores it: interrupted runs, and runs that are no evidence (--quick)
+DEVICE = os.environ.get("BENCHMARK_DEVICE", "cpu")
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "scikit-learn", "numpy")
 
 
@@ -118,12 +124,34 @@ class Report:
 
     def cell(self, key: str, measure: Callable[[], Iterable[Row]]) -> None:
         """Measure some rows and keep them, unless an interrupted run has left them."""
-        if key in self.cells:
+        if key not in self.cells:
+            self._keep(key, _measured(key, measure))
+
+    def jobs(self, jobs: Iterable[tuple[str, Callable[[], Iterable[Row]]]], workers: int = 1) -> None:
+        """Measure (key, how) one after another, or in processes of their own, to which each is sent pickled.
+
+        Raises:
+            RuntimeError: a job failed; all others are done, and kept.
+        """
+        jobs = list(jobs)
+        if workers == 1:
+            for key, measure in jobs:
+                self.cell(key, measure)
             return
-        print(f"==> {key}", flush=True)
-        start = time.perf_counter()
-        rows = [_plain(row) for row in measure()]
-        self.cells[key] = {"seconds": round(time.perf_counter() - start, 1), "rows": rows}
+        failed = []
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            waiting = {pool.submit(_measured, *job): job[0] for job in jobs if job[0] not in self.cells}
+            for done in as_completed(waiting):
+                if done.exception():
+                    failed.append(waiting[done])
+                    print(f"{waiting[done]} failed: {done.exception()!r}", flush=True)
+                else:
+                    self._keep(waiting[done], done.result())
+        if failed:
+            raise RuntimeError(f"{len(failed)} of {len(jobs)} cells failed, first {failed[0]}; the others are kept")
+
+    def _keep(self, key: str, found: dict[str, Any]) -> None:
+        self.cells[key] = found
         write(self.partial, json.dumps({"identity": self.identity, "cells": self.cells}, allow_nan=False))
 
     @property
@@ -216,13 +244,18 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """The processor and how much of it there is."""
+    """The processor, how much of it there is, and the accelerator where one is used."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     except OSError:
         names = []
-    return {"cpu": names[0] if names else platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    found = {"cpu": names[0] if names else platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    if DEVICE != "cpu":
+        import torch
+
+        found["accelerator"] = torch.get_device_module(DEVICE).get_device_name()
+    return found
 
 
 def _git(*arguments: str) -> str:
@@ -237,6 +270,13 @@ def _command() -> str:
     script = Path(sys.argv[0]).resolve()
     shown = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script
     return shlex.join(["python", str(shown), *sys.argv[1:]])
+
+
+def _measured(key: str, measure: Callable[[], Iterable[Row]]) -> dict[str, Any]:
+    print(f"==> {key}", flush=True)
+    start = time.perf_counter()
+    rows = [_plain(row) for row in measure()]
+    return {"seconds": round(time.perf_counter() - start, 1), "rows": rows}
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -17,11 +17,13 @@ language. Rates were tried on validation rows of peptide_amp with MiniLM, seeds 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,13 @@ import fetch_models
 import numpy as np
 import torch
 from benchmarks.intervals import accuracies, collected, gains, kept
-from benchmarks.report import RESULTS, SCRATCH, Report, Row
+from benchmarks.report import DEVICE, RESULTS, SCRATCH, Report, Row
 from benchmarks.sequences_data import DATA, TASKS, Rows, Task, labels, rows, simple
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import hf_reprogram as hr
 from hf_reprogram.mappings.linear import logistic
+from hf_reprogram.serve import readouts
 from hf_reprogram.tools.random_source import random_source
 
 
@@ -81,12 +84,14 @@ class Plan:
         return train, *(rows(task, split, most=most, data=self.data) for split, most in judged)
 
 
+@functools.lru_cache(maxsize=1)
 def load(source: str) -> tuple[Any, Any]:
     """A frozen source and its tokenizer."""
     cls, packed = SOURCES[source]
     folder = DATA.parent / "models" / packed if packed else fetch_models.fetch(source)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return cls.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval(), tokenizer
+    base = cls.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    return base.eval().to(DEVICE), tokenizer
 
 
 MEAN = ("mean", 1)
@@ -146,21 +151,12 @@ def fitted(
     return Fitted(model, torch.from_numpy(z), best, f"{way[0]} of {way[1]} part(s), C {penalty:g}")
 
 
-@torch.no_grad()
 def states(model: hr.ReprogramModel, given: Rows, ways: Sequence[tuple[str, int]]) -> list[np.ndarray]:
     """What each way reads of every row, (rows, K) float64, in one pass."""
-    collator, found = model.collator(), {}
-    order = sorted(range(len(given)), key=lambda i: len(given[i]["text"]))
-    for start in range(0, len(order), 32):
-        index = order[start : start + 32]
-        columns = collator.stack(collator.lay_out([given[i] for i in index], labelled=False))
-        batch = model.reprogrammed.program(model.reprogrammed.batch(**columns), model.backbone)
-        run = model.backbone.states(batch)
-        for way in ways:
-            reading = hr.Reading("state", pool=way[0], parts=way[1])
-            read = model.backbone.read(batch, reading, *run).values.double().numpy()
-            found.setdefault(way, np.empty((len(given), read.shape[1])))[index] = read
-    return [found[way] for way in ways]
+    collator = model.collator()
+    made = collator.lay_out(given, labelled=False)
+    readings = [hr.Reading("state", pool=pool, parts=parts) for pool, parts in ways]
+    return [found.double().numpy() for found in readouts(model, collator, made, readings, progress=False)]
 
 
 def learn(start: Fitted, given: tuple[Rows, Rows, Rows], plan: Plan, percent: int, seed: int) -> str:
@@ -192,7 +188,8 @@ def learn(start: Fitted, given: tuple[Rows, Rows, Rows], plan: Plan, percent: in
         model.train()
         for step in range(steps):
             mapping.matrix, mapping.bias = maps[step % plan.parts]
-            loss = model(**collator(next(batches[step % plan.parts]))).loss
+            columns = collator(next(batches[step % plan.parts]))
+            loss = model(**{name: column.to(DEVICE) for name, column in columns.items()}).loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -246,11 +243,11 @@ def right(model: hr.ReprogramModel, judged: Rows) -> np.ndarray:
 METHODS = {"ours:free": "free", "ours:sparse": "sparse", "random_source": "free", "probe": None}  # and their forms
 
 
-def cell(
-    source: tuple[Any, Any], name: str, task: Task, percent: int, seed: int, plan: Plan, method: str
-) -> Iterator[Row]:
+def cell(name: str, task: Task, percent: int, seed: int, plan: Plan, method: str) -> Iterator[Row]:
     """One method on a source; with the free symbols also the map alone, on symbols as they start."""
-    given, title, form = plan.split(task, percent, seed), f"{task.name}, {percent} %, {name}", METHODS[method]
+    torch.set_num_threads(1)
+    source, given = load(name), plan.split(task, percent, seed)
+    title, form = f"{task.name}, {percent} %, {name}", METHODS[method]
     if method == "random_source":
         source = random_source(source[0], seed), source[1]
     start = fitted(source, task, form, given, plan, seed)
@@ -303,6 +300,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a round of two steps on one source (a trial)")
     parser.add_argument("--only", nargs=2, metavar=("SOURCE", "PERCENT"), help="one source at one share of the rows")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="cells at once")
     parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
     options = parser.parse_args(given)
@@ -321,20 +319,20 @@ def main(given: Sequence[str] | None = None) -> int:
     settings |= {"threads": 1, "C of the map": PENALTIES, "form": "10 atoms, free table"}
     folder = SCRATCH if options.quick else RESULTS
     report = Report(name, ABOUT, settings, list(range(plan.seeds)), folder, options.fresh, command)
-    for source, percent in () if options.finish else cells:
-        loaded = None
-        for seed in range(plan.seeds):
-            for task in TASKS:
-                key = f"{task.name}, {percent} %, seed {seed}"
-                report.cell(f"{key}: simple", partial(_simple, task, percent, seed, plan))
-                for method in METHODS:
-                    if f"{key}: {source}, {method}" not in report.cells:
-                        loaded = loaded or load(source)
-                    measure = partial(cell, loaded, source, task, percent, seed, plan, method)
-                    report.cell(f"{key}: {source}, {method}", measure)
+    if not options.finish:
+        report.jobs(jobs(cells, plan), options.workers)
     report.publish(summary(report.rows, plan))
     report.finish()
     return 0
+
+
+def jobs(cells: Sequence[tuple[str, int]], plan: Plan) -> Iterator[tuple[str, partial[Iterator[Row]]]]:
+    """(key, what is measured) in order."""
+    for (source, percent), seed, task in product(cells, range(plan.seeds), TASKS):
+        key = f"{task.name}, {percent} %, seed {seed}"
+        yield f"{key}: simple", partial(_simple, task, percent, seed, plan)
+        for method in METHODS:
+            yield f"{key}: {source}, {method}", partial(cell, source, task, percent, seed, plan, method)
 
 
 def _simple(task: Task, percent: int, seed: int, plan: Plan) -> Iterator[Row]:

@@ -25,7 +25,7 @@ def test_rows_to_choose_by_are_others() -> None:
 
 
 def test_a_search_of_a_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blackbox.few_shot, "smollm2", lambda: tiny("llama"))
+    monkeypatch.setattr(blackbox, "asked", lambda: tiny("llama"))
     words = {"negative": [" bad"], "positive": [" good"]}
     task = blackbox.replace(
         SST2, template="{prompt:2} {text} it was{answer}", start=(" so",), verbalizer={"words": words}

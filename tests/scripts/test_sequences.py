@@ -71,9 +71,10 @@ def test_one_hot_by_hand() -> None:
 def test_a_cell_has_every_method_and_its_base_stays(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiny("bert")
     plan = Plan(**{**vars(PLAN), "data": data})
+    monkeypatch.setattr(sequences, "load", lambda name: source)
     monkeypatch.setattr(sequences, "labels", lambda task, data=data: sequences_data.labels(task, data))
     task = Task(ANTIBODY.name, ANTIBODY.symbols, None, aligned=True)
-    found = [row for method in sequences.METHODS for row in cell(source, "tiny", task, 100, 0, plan, method)]
+    found = [row for method in sequences.METHODS for row in cell("tiny", task, 100, 0, plan, method)]
     assert [row.method for row in found] == ["map_only", "ours:free", "ours:sparse", "random_source", "probe"]
     assert all(row.task == "antibody_affinity, 100 %, tiny, draw 0" and row.n == 8 for row in found)
     assert "640 numbers; validation by round" in found[1].note  # 20 acids, width 32

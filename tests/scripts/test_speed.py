@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,21 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixtur
     again.cell("first", fails)  # not measured a second time
     again.cell("second", rows(2))
     assert [row.value for row in again.rows] == [1, 2]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_jobs_are_kept_whatever_else_fails(tmp_path: Path, workers: int) -> None:
+    made = report(tmp_path)
+    jobs = [(f"job {n}", partial(job, n)) for n in (2, 1)]
+    made.jobs(jobs, workers)
+    assert sorted(row.value for row in made.rows) == [1, 2] and set(report(tmp_path).cells) == {"job 1", "job 2"}
+    with pytest.raises(RuntimeError if workers > 1 else ZeroDivisionError):
+        made.jobs([("job 0", partial(job, 0)), *jobs, ("job 4", partial(job, 4))], workers)
+    assert ("job 4" in made.cells) == (workers > 1)
+
+
+def job(n: int) -> list[Row]:
+    return [Row("toy", "ours", "points", 4 // n * n * n / 4)]
 
 
 @pytest.mark.parametrize("change", [{"rounds": 2}, {"fresh": True}])
