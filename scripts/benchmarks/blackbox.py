@@ -7,7 +7,8 @@ class on Moonshine, whose first token's logits come back. As many rows again to 
 searches; beside them the label words calibrated, the ridge map alone, and the same vectors trained by gradients.
 
     python scripts/fetch_models.py smollm2-135m moonshine-tiny
-    python scripts/benchmarks/blackbox.py         # hours on one core; saves after every cell, resumes
+    python scripts/benchmarks/blackbox.py         # a day on one core; saves after every cell, resumes
+    BENCHMARK_DEVICE=cuda python scripts/benchmarks/blackbox.py --only texts --workers 12      # minutes on a GPU
 """
 
 from __future__ import annotations
@@ -181,7 +182,14 @@ def searched(name: str, rows: Rows, seed: int, optimizer: str, evaluations: int)
     """`fit_blackbox`."""
     model = model_of(name, rows, program=True, seed=seed, search=True)
     found = hr.fit_blackbox(
-        model, rows.learn, rows.choose, evaluations=evaluations, optimizer=optimizer, seed=seed, progress=False
+        model,
+        rows.learn,
+        rows.choose,
+        evaluations=evaluations,
+        optimizer=optimizer,
+        batch_size=96,
+        seed=seed,
+        progress=False,
     )
     method = f"{'ours' if optimizer == 'auto' else optimizer}:{evaluations}"
     note = f"map {model.active_mapping().options.type}; chosen: {found.chosen}; by {found.optimizer}, {found.stopped}"
@@ -245,6 +253,7 @@ def summary(found: Sequence[Row]) -> list[Row]:
     ]
 
 
+PARTS = {"texts": ("sst2", "trec"), "sounds": ("ar-scr",)}
 QUICK = Plan(("sst2",), seeds=1, budgets=(20,), others=0, test=16)
 
 
@@ -252,16 +261,20 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one task, a few rows (a trial, no evidence)")
+    parser.add_argument("--only", choices=PARTS, help="some of the tasks, into results of their own")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="cells at once")
     parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
     options = parser.parse_args(given)
     demo.quiet()
     torch.set_num_threads(1)
-    plan = QUICK if options.quick else Plan()
+    plan = QUICK if options.quick else replace(Plan(), tasks=PARTS.get(options.only, Plan().tasks))
     settings = {"threads": 1, "plan": asdict(plan), "near": NEAR, "asked in": str(ASKED)}
     folder, command = SCRATCH if options.quick else RESULTS, "python scripts/benchmarks/blackbox.py"
-    report = Report("blackbox", ABOUT, settings, list(range(plan.seeds)), folder, options.fresh, command)
+    name, command = (
+        (f"blackbox_{options.only}", f"{command} --only {options.only}") if options.only else ("blackbox", command)
+    )
+    report = Report(name, ABOUT, settings, list(range(plan.seeds)), folder, options.fresh, command)
     if not options.finish:
         report.jobs(cells(plan), options.workers)
     report.publish(summary(report.rows))
