@@ -58,15 +58,18 @@ ALONE = {
 }
 
 
-def blackbox(found: dict[str, Any] | None) -> str:
+def blackbox(runs: list[dict[str, Any]]) -> str:
     """Accuracy by budget beside what needs no search, queries, and the bars that were missed.
 
     Args:
-        found: the results of blackbox.py, None where there are none.
+        runs: the results of blackbox.py, of all tasks or of some; of one task the last counts.
     """
-    if found is None:
+    by_task = {row["task"]: run for run in runs for row in run["rows"]}
+    runs = [run for run in runs if run in by_task.values()]
+    if not runs:
         return ""
-    rows = {(row["task"], row["method"], row["metric"]): row for row in found["rows"]}
+    found = [row for run in runs for row in run["rows"] if by_task[row["task"]] is run]
+    rows = {(row["task"], row["method"], row["metric"]): row for row in found}
     tasks = [task for task in TASKS if any(task == t for t, *_ in rows)]
     methods = dict.fromkeys(m for _, m, metric in rows if metric == "accuracy")
     mine = sorted((m for m in methods if m.startswith("ours:")), key=lambda m: int(m.partition(":")[2]))
@@ -82,9 +85,14 @@ def blackbox(found: dict[str, Any] | None) -> str:
             lines.append(f"| {_named(name)} | {shown} | {_queries(rows, tasks, name)} |")
     missed = [f"{t}, {m.partition(':')[2]}" for (t, _, m), row in rows.items() if "NOT met" in (row["note"] or "")]
     told = [f"Below a bar: {'; '.join(missed)}."] if missed else []
-    draws = sorted({row["n"] for row in found["rows"] if row["metric"] == "accuracy"})
-    told.append(f"{counted(draws)} (worst to best); `{found['command']}` at {found['commit'][:12]}.")
+    draws = sorted({row["n"] for row in found if row["metric"] == "accuracy"})
+    made = [f"`{r['command']}` at {r['commit'][:12]}{_on(r.get('machine', {}))}" for r in runs]
+    told.append(f"{counted(draws)} (worst to best); {'; '.join(made)}.")
     return "\n".join([*lines, "", " ".join(told)])
+
+
+def _on(machine: dict[str, Any]) -> str:
+    return f" on {machine['accelerator']}" if "accelerator" in machine else ""
 
 
 def _named(method: str) -> str:

@@ -552,7 +552,7 @@ def render(text: str) -> str:
         ("maps", maps(maybe("mapping_study"))),
         ("programs", under_programs(every("mapping_programs"))),
         ("select", chosen(maybe("select_study"))),
-        ("blackbox", blackbox(maybe("blackbox"))),
+        ("blackbox", blackbox(every("blackbox"))),
         ("infilling", infilling(every("infilling"))),
         ("speech", speech()),
         ("speech_program", speech_program()),

@@ -43,17 +43,16 @@ def test_predictors_and_the_cost() -> None:
 
 
 def test_budgets_in_their_order_beside_what_needs_no_search() -> None:
-    told = blackbox(
-        _found(
-            ("sst2", "ours:1000", "accuracy", 80.0, ""),
-            ("sst2", "ours:100", "accuracy", 79.0, ""),
-            ("sst2", "spsa:300", "accuracy", 70.0, ""),
-            ("sst2", "map_only", "accuracy", 78.0, ""),
-            ("sst2", "ours:1000", "accuracy_gain_over:gradients", -5.0, "bar >= -3: NOT met"),
-            ("sst2", "ours:1000", "wanted", 64000.0, ""),
-            ("sst2", "ours:1000", "sent", 32000.0, ""),
-        )
+    found = _found(
+        ("sst2", "ours:1000", "accuracy", 80.0, ""),
+        ("sst2", "ours:100", "accuracy", 79.0, ""),
+        ("sst2", "spsa:300", "accuracy", 70.0, ""),
+        ("sst2", "map_only", "accuracy", 78.0, ""),
+        ("sst2", "ours:1000", "accuracy_gain_over:gradients", -5.0, "bar >= -3: NOT met"),
+        ("sst2", "ours:1000", "wanted", 64000.0, ""),
+        ("sst2", "ours:1000", "sent", 32000.0, ""),
     )
+    told = blackbox([found])
     places = [
         told.index(text) for text in ("100 evaluations", "1,000 evaluations", "spsa, 300", "the ridge map alone")
     ]
@@ -62,5 +61,15 @@ def test_budgets_in_their_order_beside_what_needs_no_search() -> None:
     assert "Below a bar: sst2, gradients. 3 draws (worst to best)" in told
 
 
+def test_a_task_that_was_measured_again_alone_replaces_what_was_there() -> None:
+    whole = _found(("sst2", "ours:300", "accuracy", 70.0, ""), ("ar-scr", "ours:300", "accuracy", 95.0, ""))
+    again = _found(("sst2", "ours:1000", "accuracy", 80.0, ""))
+    again["machine"], again["command"] = {"accelerator": "GPU"}, "python x.py --only texts"
+    told = blackbox([whole, again])
+    assert "70.0" not in told and "95.0 (94.0 to 96.0)" in told and "80.0 (79.0 to 81.0)" in told
+    assert told.endswith("`python x.py` at 0123456789ab; `python x.py --only texts` at 0123456789ab on GPU.")
+    assert "`python x.py` at" not in blackbox([_found(("sst2", "ours:300", "accuracy", 1.0, "")), again])
+
+
 def test_nothing_where_nothing_was_measured() -> None:
-    assert chosen(None) == blackbox(None) == ""
+    assert chosen(None) == blackbox([]) == ""
