@@ -466,7 +466,6 @@ COSTS = {
     "saved_bytes_ratio_to_floor": "activations kept for backward, against the bare loop",
     "eight_programs_ratio_to_one": "eight programs in one batch, against one program",
     "trainer_overhead_ms": "what Trainer adds to a step of the bare loop, CPU ms",
-    "mapping_fits_ratio_to_floor": "100 fits of a mapping, against one pass and 100 bare fits",
     "load_ms": "load a program onto a resident base, ms",
     "switch_ms": "switch programs, ms",
 }
@@ -489,6 +488,7 @@ def speed() -> str:
         "\n\nThe gain is in what is not computed: only the answer's position and the label words' rows go through the "
         f"vocabulary. LoRA read in the same way costs the same. `{found['command']}` at {found['commit'][:12]}."
         + ratios("speed_sharing", "What rows have in common is computed once", COSTS_SHARED)
+        + ratios("speed_maps", "A mapping is fitted on what was read once", COSTS_OF_MAPS)
         + ratios(
             "speed_sound", "On models that hear, a wave and a linear map against the same bare loop", COSTS_OF_SOUND
         )
@@ -499,6 +499,7 @@ COSTS_OF_SOUND = {
     "step_ratio_to_floor": "a step on {}",
     "mapping_fits_ratio_to_floor": "100 fits and their one pass on {}",
 }
+COSTS_OF_MAPS = {"mapping_fits_ratio_to_floor": "100 fits on {}, against one pass and 100 bare fits:"}
 COSTS_SHARED = {
     "shared_prefix_ratio_to_text_only": "serving with {} takes this part of what the texts alone take:",
     "shared_prefix_ratio_to_whole": "of what it takes with nothing shared:",

@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the cache; PEFT would ask the Hub when it saves
 
 import fetch_models
-import numpy as np
 import torch
 from benchmarks.floor import BareLoop, Seconds, ShapeRecorder, Work, flops, interleaved, saved_bytes, spread, timed
 from benchmarks.peft_baselines import twin, without_pefts_warning
@@ -42,15 +41,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, T
 from transformers.trainer_callback import PrinterCallback
 
 from hf_reprogram import (
-    LinearConfig,
     PromptConfig,
     ReprogramConfig,
     VerbalizerConfig,
     get_reprogram_model,
     make_trainer,
 )
-from hf_reprogram.mappings.linear import ridge
-from hf_reprogram.serve import batches
 
 
 SEED = 0
@@ -65,9 +61,12 @@ BARS = {
     "load_ms": 5,
     "switch_ms": 1,
     "trainer_overhead_ms": 5,
+}
+OTHER_BARS = {  # of speed_sharing.py, speed_maps.py and speed_sound.py
+    "shared_prefix_ratio_to_text_only": 1.1,
+    "suffix_step_ratio_to_floor": 1.15,
     "mapping_fits_ratio_to_floor": 1.1,
 }
-SHARING_BARS = {"shared_prefix_ratio_to_text_only": 1.1, "suffix_step_ratio_to_floor": 1.15}  # of speed_sharing.py
 ABOUT = (
     "What a step, a scoring pass, loading and switching cost on a frozen SmolLM2-135M in float32. The floor is a bare "
     "loop: body, label rows, gradient to the input. Ratios are of CPU times of one thread, paired within a round: "
@@ -90,7 +89,6 @@ class Shape:
 
 
 SHAPES = (Shape(8, 32), Shape(2, 128))
-FITS, FIT_ROWS = 100, Shape(128, 32)  # mappings on one frozen model, and the rows that they are fitted on
 STEPS = 20  # of a run of Trainer
 
 
@@ -242,7 +240,7 @@ def counted(task: str, method: str, metric: str, value: float, note: str = "") -
 
 def _note(method: str, metric: str, value: float, more: str) -> str:
     """The bars are ours; what others need stands beside them without one."""
-    bars = BARS | SHARING_BARS
+    bars = BARS | OTHER_BARS
     parts = [bar(value, bars[metric])] if method == "ours" and metric in bars else []
     return "; ".join([*parts, more] if more else parts)
 
@@ -421,39 +419,6 @@ def trainer_overhead(rounds: int) -> Iterator[Row]:
     )
 
 
-def mapping_fits(models: Models, rounds: int) -> Iterator[Row]:
-    """So many mappings on one frozen model, beside one pass of the body and the bare fits."""
-    config = ReprogramConfig(
-        program={"type": "none", "template": "{text}{answer}"}, mapping=LinearConfig(), labels=fetch_models.LABELS
-    )
-    model = get_reprogram_model(models.twin(), config, models.tokenizer)
-    rows, collator = models.rows_near(FIT_ROWS), model.collator(features=fetch_models.LABELS)
-    made = collator.lay_out(rows)
-    parts = [columns for _, columns in batches(model, collator, made)]
-    targets = np.eye(len(fetch_models.LABELS))[[row.label for row in made]]
-
-    @torch.no_grad()
-    def floor() -> None:
-        states = []
-        for part in parts:
-            hidden = models.base.model(part["input_ids"], use_cache=False).last_hidden_state  # (batch, time, dim)
-            states.append(hidden[torch.arange(len(hidden)), part["answer_index"]])
-        features = torch.cat(states).double().numpy()
-        for _ in range(FITS):
-            ridge(features, targets)
-
-    def ours() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            frozen = model.frozen_rows(rows, cache=folder, features=fetch_models.LABELS)
-            for _ in range(FITS):
-                model.fit_mapping(frozen)
-
-    taken = interleaved({"floor": floor, "ours": ours}, rounds)
-    task = f"{FITS} mapping fits, {FIT_ROWS}"
-    yield paired(task, "ours", "mapping_fits_ratio_to_floor", taken["ours"], taken["floor"])
-    yield Row(task, "floor", "cpu_seconds", *spread([run.cpu for run in taken["floor"]]))
-
-
 # The command ---------------------------------------------------------------------------------------------------------
 
 
@@ -483,7 +448,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report.cell("eight programs", lambda: eight_programs(models, first, rounds))
         report.cell("load and switch", lambda: load_and_switch(models, 10 * rounds))
         report.cell("trainer overhead", lambda: trainer_overhead(2 * rounds))
-        report.cell("mapping fits", lambda: mapping_fits(models, (rounds + 1) // 2))
     report.finish()
     return 0
 
