@@ -54,6 +54,7 @@ bench: $(READY) ## step time, memory and load time beside a bare forward, PEFT a
 	@$(RUN) scripts/fetch_models.py smollm2-135m vader-amazon
 	@echo "==> speed"
 	@$(RUN) scripts/benchmarks/speed.py
+	@$(RUN) scripts/benchmarks/speed_maps.py
 
 quality: $(READY) ## check format and lint, change nothing
 	@echo "==> ruff"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks import report as reporting
-from benchmarks import speed
+from benchmarks import speed, speed_maps
 from benchmarks.floor import Seconds, interleaved, timed
 from benchmarks.report import Report, Row, bar, table, write
 from benchmarks.speed import for_peft, paired
@@ -179,8 +179,6 @@ def test_a_run_on_one_layer(smollm2: Path, tmp_path: Path, monkeypatch: pytest.M
     """All cells, stopped before the last and gone on with; a bar that is not met changes no exit status."""
     monkeypatch.setitem(speed.BARS, "load_ms", 0)
     monkeypatch.setattr(speed, "SHAPES", (speed.Shape(8, 20),))
-    monkeypatch.setattr(speed, "FITS", 2)
-    monkeypatch.setattr(speed, "FIT_ROWS", speed.Shape(12, 20))
     monkeypatch.setattr(speed, "STEPS", 2)
     arguments = ["--layers", "1", "--rounds", "1", "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
@@ -205,3 +203,10 @@ def test_a_run_on_one_layer(smollm2: Path, tmp_path: Path, monkeypatch: pytest.M
     assert metrics["ours", "vocabulary_sized_tensors"]["value"] == 0
     assert metrics["ours", "load_ms"]["note"].startswith("bar <= 0: NOT met")
     assert found["settings"]["layers"] == 1
+
+
+def test_a_hundred_fits_beside_one_pass(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed_maps, "FITS", 2)
+    monkeypatch.setattr(speed_maps, "FIT_ROWS", speed.Shape(12, 20))
+    ratio, seconds = speed_maps.mapping_fits(speed.Models(1), 1)
+    assert ratio.note.startswith("bar <= 1.1: ") and ratio.value > 0 and seconds.method == "floor"
