@@ -28,7 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .backbone.base import tolerance
 from .errors import ReprogramError, UsageError, first_line
-from .fingerprint import config_fields, processor_fingerprint, tensor_digest, weights_fingerprint
+from .fingerprint import config_fields, look_again, processor_fingerprint, tensor_digest, weights_fingerprint
 from .tuner import foreign_adapters
 
 
@@ -58,6 +58,7 @@ def fields_of(model: Any, reading: Any) -> dict[str, Any]:
     if reason:
         raise UsageError("frozen features", reason, "a frozen base, asleep, under programs that do not train")
     base, device, programs = model.backbone.base, model.backbone.device.type, model.active_programs()
+    look_again(base)
     canvas = model.peft_config[model.active_name()].canvas
     tensors = {f"{i}.{key}": tensor for i, p in enumerate(programs) for key, tensor in p.state_dict().items()}
     found = {

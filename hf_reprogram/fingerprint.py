@@ -57,15 +57,34 @@ def remembered(
 ) -> Any:
     """`make(tensors of the base)`, once for each state of them.
 
-    An in-place edit is seen, because the tensor's version counter rises (one through `.data` is not: it has none).
+    An in-place edit is seen, because the tensor's version counter rises; of one through `.data`, which has none,
+    `look_again` knows.
     """
-    state = tuple((t.data_ptr(), t._version) for t in _all_tensors(base, modules))
+    tensors = _all_tensors(base, modules)
+    state = tuple((t.data_ptr(), t._version) for t in tensors)
     known = _MEMO.get(base)
     if known is None or known[0] != state:
-        known = _MEMO[base] = (state, {})
+        known = _MEMO[base] = (state, {"looked": _middles(tensors)})
     if what not in known[1]:
         known[1][what] = make(_unique_tensors(base))
     return known[1][what]
+
+
+def look_again(base: nn.Module) -> None:
+    """Forget what is remembered of a base whose tensors were written through `.data`, as PEFT's merge does.
+
+    One number of each tensor is looked at, some milliseconds in all: too long for every load of a program, which is
+    why `remembered` does not.
+    """
+    known = _MEMO.get(base)
+    if known is not None and known[1]["looked"] != _middles(_all_tensors(base, None)):
+        del _MEMO[base]
+
+
+@torch.no_grad()
+def _middles(tensors: list[Tensor]) -> list[Any]:
+    """The number in the middle of each tensor."""
+    return [t.view(-1)[t.numel() // 2].item() if t.numel() and t.is_contiguous() else None for t in tensors]
 
 
 def _all_tensors(base: nn.Module, modules: Iterable[nn.Module] | None) -> list[Tensor]:
@@ -190,7 +209,9 @@ def check_fingerprint(saved: Mapping[str, Any] | None, base: nn.Module, processo
                 where,
                 f"made for {text}: {theirs} is not {ours}",
                 "the base and processor that it was trained with",
-                "AutoReprogramModel.from_pretrained loads the right ones",
+                "hr.remote_text or hr.remote_audio of the same source, classes and words"
+                if key == "asked"
+                else "AutoReprogramModel.from_pretrained loads the right ones",
             )
     if rounded:
         logger.warning(

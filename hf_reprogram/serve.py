@@ -172,7 +172,9 @@ def fit_mapping(
     """
     mapping = model.active_mapping()
     if mapping.estimated == "never":
-        raise UsageError("fit_mapping", f"the mapping {mapping.options.type!r} estimates nothing", fix="train it")
+        trains = any(p.requires_grad for part in (*model.active_programs(), mapping) for p in part.parameters())
+        fix = "train it" if trains else "predict: it needs no rows"
+        raise UsageError("fit_mapping", f"the mapping {mapping.options.type!r} estimates nothing", fix=fix)
     own = mapping.calibration_rows()
     if own is not None:
         rows, cache = [dict.fromkeys(model.columns(), text) for text in own], None

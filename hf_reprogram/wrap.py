@@ -27,7 +27,7 @@ from .data.audio import AudioCollator
 from .data.audio import layout_of as canvas_of
 from .data.text import TextCollator, layout_of
 from .errors import ArtefactError, BaseModelError, ConfigError, TemplateError, nearest
-from .fingerprint import identity, remembered
+from .fingerprint import identity, look_again, remembered
 from .processors import check_processor, tokenizer_of
 from .registry import method_class, names
 from .reprogrammed import Reprogrammed
@@ -39,6 +39,7 @@ def wrap(base: PreTrainedModel, processor: Any = None) -> Reprogrammed:
     """A base, frozen and proved, with empty sites."""
     check_processor(processor)
     check_base(base)
+    look_again(base)
     wrapped = Reprogrammed(base, processor)
     try:
         probe(wrapped.backbone)

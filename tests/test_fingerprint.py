@@ -132,3 +132,29 @@ class TestOnce:
         with torch.no_grad():
             base.lm_head.weight[3, 4] += 1
         assert identity(base, tokenizer)["weights"] != first["weights"] and len(asked) == 4
+
+
+class TestWrittenThroughData:
+    """PEFT merges through `.data`, which no version counts."""
+
+    def test_a_merged_base_is_another(self, tmp_path: Path) -> None:
+        base, tokenizer = tiny("llama")
+        saved_on(base, tokenizer, tmp_path / "before").unload()
+        base.model.layers[0].self_attn.q_proj.weight.data += 0.5
+        with pytest.raises(ArtefactError, match="other weights"):
+            loaded_on(base, tokenizer, tmp_path / "before")
+        saved_on(base, tokenizer, tmp_path / "after")
+        with pytest.raises(ArtefactError, match="other weights"):
+            loaded_on(*tiny("llama"), tmp_path / "after")
+
+    def test_frozen_rows_of_the_base_before(self) -> None:
+        config = hr.ReprogramConfig(
+            program={"type": "none", "template": "{text}"},
+            mapping=hr.LinearConfig(on="state", pool="mean"),
+            labels=["negative", "positive"],
+        )
+        model = build(config, "bert-encoder")
+        rows = model.frozen_rows(ROWS)
+        model.backbone.base.encoder.layer[0].output.dense.weight.data += 0.5
+        with pytest.raises(hr.errors.UsageError, match="frozen rows"):
+            model.fit_mapping(rows)

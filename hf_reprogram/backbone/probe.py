@@ -145,6 +145,7 @@ def _headless(backbone: TextBackbone, ids: Tensor, mask: Tensor, shifted: tuple[
     own = []
     for row, real in zip(ids, mask, strict=True):
         found = backbone.base(input_ids=row[None, : int(real.sum())])
+        _check_names(backbone, found)
         own.append(found.logits if backbone.kind == "classifier" else found.last_hidden_state.mean(1))
     return {
         "embeds": _gap(ours, torch.cat(own)),
@@ -156,6 +157,12 @@ def _check_size(backbone: TextBackbone, states: Tensor) -> None:
     if states.shape[-1] != backbone.state_size():
         what = f"states of a {type(backbone.base).__name__} have {states.shape[-1]} numbers"
         raise BaseModelError("model", what, f"{backbone.state_size()}, as its config says")
+
+
+def _check_names(backbone: TextBackbone, found: Any) -> None:
+    if backbone.kind == "classifier" and found.logits.shape[-1] != backbone.classes:
+        what = f"{found.logits.shape[-1]} outputs of a {type(backbone.base).__name__} with {backbone.classes} names"
+        raise BaseModelError("model", what, "a name for each", "config.id2label = {0: NAME, 1: ...} of all outputs")
 
 
 def _batch(backbone: TextBackbone, ids: Tensor, mask: Tensor) -> Batch:

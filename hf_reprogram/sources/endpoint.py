@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any
 from urllib import error, parse, request
 
 from ..errors import BaseModelError, BudgetError, ConfigError, first_line
+from ._http import cut, seconds, shown, whole
 
 
 logger = logging.getLogger(__name__)
@@ -96,8 +96,13 @@ class Endpoint:
         if per_minute is not None:
             _within("per_minute", per_minute, 1e-3, fix="per_minute=None sets no limit")
         if key is not None and key not in os.environ:
-            raise ConfigError("Endpoint(key)", f"the environment has no {key}", "a variable that holds the token")
+            # It may be the token itself: only what looks like a variable's name is shown.
+            named = (
+                key if key.isupper() and key.isidentifier() else f"variable of the name given ({len(key)} characters)"
+            )
+            raise ConfigError("Endpoint(key)", f"the environment has no {named}", "a variable that holds the token")
         self.url, self.words, self.model, self.kind, self.top, self.key = url, list(words), model, kind, top, key
+        self.shown = shown(url)
         self.timeout, self.retries, self.together, self.pause = timeout, retries, together, pause
         self.gap = 60.0 / per_minute if per_minute else 0.0
         self._lock, self._next, self._seen, self._floored = threading.Lock(), 0.0, 0, 0
@@ -155,7 +160,7 @@ class Endpoint:
 
     def tells_nothing(self, count: int) -> None:
         """Refuse many texts for none of which a word was told: a map of such answers learns noise."""
-        what = f"{self.url} tells none of the words {self.words!r} among its {self.top} likeliest tokens"
+        what = f"{self.shown} tells none of the words {self.words!r} among its {self.top} likeliest tokens"
         fix = f"a larger top= than {self.top}, where the endpoint gives it, or other words"
         if count >= ENOUGH:
             expected = "a word's log-probability for some of them: mostly it is written with the space before it"
@@ -200,11 +205,11 @@ class Endpoint:
                 if timeout <= 0:
                     raise TimeoutError
                 with request.urlopen(asked, timeout=timeout) as answer:
-                    return json.loads(answer.read())
+                    return json.loads(whole(answer, time.monotonic() + timeout))
             except (OSError, HTTPException, ValueError) as problem:  # ValueError: no JSON, or no text at all
                 failure = self._failure(problem, timeout)
             self._hold(failure.told or 0.0)
-            what = f"{self.url} gave {failure.why} to the prompt {cut(repr(text))}"
+            what = f"{self.shown} gave {failure.why} to the prompt {cut(repr(text))}"
             if time.monotonic() >= until:
                 self._wait(0.0, what, until)
             if tries > self.retries or not failure.again or (failure.told or 0.0) > LONGEST:
@@ -248,7 +253,7 @@ class Endpoint:
         except (OSError, HTTPException):
             body = ""
         why = f"HTTP {problem.code} {problem.reason}" + (f" ({body})" if body else "")
-        told = _seconds(problem.headers.get("Retry-After"))
+        told = seconds(problem.headers.get("Retry-After"))
         if told is not None and told > LONGEST:
             fix = f"come back in {told:,.0f} s, or send fewer with per_minute=N"
             return _Failure(f"{why}, and says to wait {told:,.0f} s, which is more than {LONGEST:g}", fix, told=told)
@@ -296,13 +301,13 @@ class Endpoint:
                 told = answer["choices"][0]["logprobs"]["top_logprobs"][0]
             told = {str(token): float(value) for token, value in told.items()}
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as problem:
-            what = f"{self.url} answered {json.dumps(answer)[:120]}"
+            what = f"{self.shown} answered {json.dumps(answer)[:120]}"
             expected = "log-probabilities of the likeliest next tokens"
             raise BaseModelError(
                 "endpoint", what, expected, "an endpoint that gives them, or another kind"
             ) from problem
         if not told or not all(math.isfinite(value) and value <= 1e-3 for value in told.values()):
-            what = f"{self.url} answered {json.dumps(told)[:120]}"
+            what = f"{self.shown} answered {json.dumps(told)[:120]}"
             raise BaseModelError("endpoint", what, "log-probabilities: finite, at most 0")
         return told
 
@@ -338,20 +343,27 @@ def _kind(url: str, kind: str | None) -> str:
         parts = parse.urlsplit(url)
         _ = parts.port  # read here, since it is looked at when it is read
     except ValueError as problem:
-        raise ConfigError("Endpoint(url)", f"{url!r} ({first_line(problem)})", "http://HOST:PORT/PATH") from problem
+        raise ConfigError(
+            "Endpoint(url)", f"{shown(url)!r} ({first_line(problem)})", "http://HOST:PORT/PATH"
+        ) from problem
     path = parts.path.rstrip("/")
+    if "@" in parts.netloc:
+        expected = "a host alone, as errors and logs show it"
+        raise ConfigError("Endpoint(url)", "a name or a password before the host", expected, "key=ENV_VARIABLE")
     if parts.scheme not in ("http", "https") or not parts.netloc:
         fix = None if "://" in url else f"http://{url}"
-        raise ConfigError("Endpoint(url)", f"{url!r}", "http:// or https:// before a host and a path", fix)
+        raise ConfigError("Endpoint(url)", f"{shown(url)!r}", "http:// or https:// before a host and a path", fix)
     if path.endswith("/chat/completions"):
         fix = url.rstrip("/").removesuffix("/chat/completions") + "/completions"
-        raise ConfigError("Endpoint(url)", f"{url!r}, which takes messages", "completions, which take a text", fix)
+        raise ConfigError(
+            "Endpoint(url)", f"{shown(url)!r}, which takes messages", "completions, which take a text", fix
+        )
     if kind is None:
         ends = {"openai": "/completions", "tgi": "/generate"}
         kind = next((name for name, end in ends.items() if path.endswith(end)), None)
         if kind is None:
             fix = f"{parts.scheme}://{parts.netloc}/v1/completions, or kind='openai' if it takes the same"
-            raise ConfigError("Endpoint(url)", f"{url!r}", "a path that ends in /completions or /generate", fix)
+            raise ConfigError("Endpoint(url)", f"{shown(url)!r}", "a path that ends in /completions or /generate", fix)
     if kind not in ("openai", "tgi"):
         raise ConfigError("Endpoint(kind)", f"{kind!r}", "openai or tgi")
     return kind
@@ -363,34 +375,3 @@ def _of_word(told: dict[str, float], word: str) -> float | None:
         return told[word]
     alike = [value for token, value in told.items() if token.strip() == word.strip()]
     return math.log(sum(math.exp(value) for value in alike)) if alike else None
-
-
-def cut(text: str, length: int = 100) -> str:
-    """The start of a text.
-
-    Example:
-
-        >>> cut("so good", 2), cut("so")
-        ('so...', 'so')
-    """
-    return text if len(text) <= length else text[:length] + "..."
-
-
-def _seconds(header: str | None) -> float | None:
-    """What Retry-After says, as seconds from now.
-
-    Example:
-
-        >>> _seconds("3"), _seconds(None), _seconds("soon")
-        (3.0, None, None)
-    """
-    if header is None:
-        return None
-    try:
-        return max(float(header), 0.0)
-    except ValueError:
-        pass
-    try:
-        return max(parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError):
-        return None

@@ -202,6 +202,7 @@ def remote_text(
         >>> model(**tokenizer("so good", return_tensors="pt")).logits.tolist()
         [[7.0, 1.0]]
     """
+    _each_once(classes, "remote_text(classes)")
     if isinstance(ask, Endpoint) and len(ask.words) != len(classes):
         what = f"{len(classes)} classes {list(classes)!r} of an endpoint with {len(ask.words)} words {ask.words!r}"
         raise ConfigError("remote_text(classes)", what, "a class for each word, in their order")
@@ -237,12 +238,18 @@ def remote_audio(
         >>> model(torch.tensor([[0.5, -1.0]])).logits.tolist()
         [[0.5, -1.0]]
     """
+    _each_once(classes, "remote_audio(classes)")
     config = RemoteAudioConfig(
         source=source, answers=list(classes), sampling_rate=sampling_rate, id2label=dict(enumerate(classes))
     )
     model = RemoteForAudioClassification(config).eval()
     model.channel = Channel(ask, config.asked, len(classes), **channel)
     return model, feature_extractor(config)
+
+
+def _each_once(classes: Sequence[str], where: str) -> None:
+    if isinstance(classes, str) or not classes or len(set(classes)) < len(classes):
+        raise ConfigError(where, f"{classes!r}", "a list of names, each once")
 
 
 def channel_of(base: nn.Module) -> Channel | None:

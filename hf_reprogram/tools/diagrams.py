@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import DataError, UsageError
 from ..metrics import calibration, probabilities
+from ..passes import at_least_one
 from ..serve import labels_of, laid_out, score
 from .figures import COLOURS, _axes
 
@@ -73,6 +74,7 @@ def plot_reliability(model: Any, rows: Any, ax: Any = None, bins: int = 15, feat
 
         hr.plot_reliability(model, test).savefig("reliability.png")
     """
+    at_least_one("plot_reliability(bins)", bins)
     kind = model.problem_type()
     if kind != "single_label_classification":
         raise UsageError("plot_reliability(model)", f"a problem of type {kind}", "one label for each row")
@@ -106,11 +108,13 @@ def plot_bound(history: Any, ax: Any = None) -> Any:
 
         hr.plot_bound(follow.history).savefig("bound.png")
     """
+    if not history or not all("bound" in row for row in history):
+        raise UsageError("plot_bound(history)", f"{history!r}"[:80], "the history of hr.FollowBound after an epoch")
     ax = _axes(ax, (6.0, 4.0))
     epochs = [row["epoch"] for row in history]
     lines = (
         ("bound", "bound", COLOURS["heard"], "-", "o"),
-        ("risk", "target risk", COLOURS["added"], "-.", "s"),
+        ("risk", "target risk through one class for each label", COLOURS["added"], "-.", "s"),
         ("source_risk", "source risk", COLOURS["clip"], "--", "^"),
         ("distance", "distance of the scores, halved", HALVED, ":", "x"),  # often on the bound, so drawn over it
     )

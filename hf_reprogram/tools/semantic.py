@@ -52,8 +52,8 @@ def labels_by_name(
         what = f"the classes of {type(base).__name__} have no names"
         raise UsageError("labels_by_name(base)", what, "config.id2label with names", "method='frequency' needs none")
     check_enough(len(names), len(labels), per_label, "labels_by_name(per_label)")
-    if len(set(labels)) < len(labels):
-        raise ConfigError("labels_by_name(labels)", f"{list(labels)!r}", "each label once")
+    if not labels or len(set(labels)) < len(labels):
+        raise ConfigError("labels_by_name(labels)", f"{list(labels)!r}", "names, each once")
     likeness = cosines(_states(encoder, tokenizer, list(names.values())), _states(encoder, tokenizer, list(labels)))
     chosen, listed = assigned(likeness, per_label), list(names.values())
     groups = {label: [listed[k] for k in row] for label, row in zip(labels, chosen.tolist(), strict=True)}
@@ -68,7 +68,11 @@ def _states(encoder: Any, tokenizer: Any, names: list[str]) -> np.ndarray:
     try:
         for name in names:
             columns = tokenizer(name.replace("_", " "), return_tensors="pt").to(encoder.device)
-            made.append(encoder(**columns).last_hidden_state[0].mean(0).double().cpu().numpy())
+            found = encoder(**columns)
+            if "last_hidden_state" not in found:
+                what = f"a {type(encoder).__name__}, which gives no states"
+                raise UsageError("labels_by_name(encoder)", what, "a bare encoder: AutoModel.from_pretrained(...)")
+            made.append(found.last_hidden_state[0].mean(0).double().cpu().numpy())
     finally:
         encoder.train(awake)
     return np.stack(made)

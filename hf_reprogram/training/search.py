@@ -105,7 +105,7 @@ def search_mappings(
         seed: of the programs' start and of the folds.
 
     Raises:
-        UsageError: no mapping that can be tried, a problem that has not one label for each row.
+        UsageError: no mapping that can be tried, a problem that has not one label for each row, fewer than two folds.
         DataError: rows without labels, a label on fewer than two rows.
 
     Example:
@@ -116,6 +116,12 @@ def search_mappings(
     if config.problem_type != "single_label_classification":
         what = f"a problem of type {config.problem_type}"
         raise UsageError("search_mappings(config)", what, "one label for each row: folds are stratified")
+    if not isinstance(folds, int) or folds < 2:
+        raise UsageError("search_mappings(folds)", f"{folds!r}", "a whole number from 2")
+    odd = next((each for each in candidates or () if not isinstance(each, MappingOptions)), None)
+    if odd is not None:
+        expected = "options of mappings, as hr.LinearConfig(on='classes')"
+        raise UsageError("search_mappings(candidates)", f"{odd!r}", expected)
     wrapped = get_reprogram_model(model, config, processing_class=processing_class, seed=seed)
     try:
         given = [config.mapping, *(tries() if candidates is None else candidates)]

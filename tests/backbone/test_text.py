@@ -422,3 +422,10 @@ def test_slots_in_a_batch_are_skipped_while_disabled_or_refused() -> None:
     model = build(program_config("prompt"), "t5")
     with model.disable_adapter(), pytest.raises(UsageError, match="collator\\(disabled=True\\)"):
         model(**model.collator()(rows))
+
+
+def test_a_classifier_with_fewer_names_than_outputs_is_refused() -> None:
+    base, tokenizer = tiny("bert-classifier")
+    base.config.id2label = {0: "good", 1: "bad"}
+    with pytest.raises(BaseModelError, match="7 outputs of a BertForSequenceClassification with 2 names"):
+        get_reprogram_model(base, program_config("prompt", "bert-classifier"), processing_class=tokenizer)

@@ -200,6 +200,40 @@ class TestEndpoint:
                 base.model.channel(["foo"])
             assert time.monotonic() - start < 0.5
 
+    def test_an_answer_in_drops_is_not_waited_for(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A socket's timeout is that of each drop."""
+
+        def dripping(handler: BaseHTTPRequestHandler) -> None:
+            handler.rfile.read(int(handler.headers["Content-Length"]))
+            handler.send_response(200)
+            handler.end_headers()
+            with suppress(OSError):
+                for _ in range(100):
+                    handler.wfile.write(b" ")
+                    time.sleep(0.05)
+
+        monkeypatch.setattr(server, "answer", dripping)
+        start = time.monotonic()
+        with pytest.raises(BaseModelError, match="no answer within 0.3 s"):
+            endpoint(server, timeout=0.3, retries=0)(["foo"])
+        base, tokenizer = hr.remote_text(endpoint(server, timeout=9, retries=0), ["o", "e"], "drops@1", seconds=0.3)
+        with pytest.raises(BudgetError):
+            base(**tokenizer("foo", return_tensors="pt"))
+        assert time.monotonic() - start < 3  # the drops take five seconds each time
+
+    def test_no_error_shows_what_may_be_secret(self, server: Server) -> None:
+        with pytest.raises(ConfigError) as told:
+            endpoint(server, key="hf_secretSecret")
+        assert "secret" not in str(told.value) and "15 characters" in str(told.value)
+        with pytest.raises(ConfigError, match="a name or a password before the host") as told:
+            hr.Endpoint("http://me:secret@127.0.0.1:9/v1/completions", [" a", " b"])
+        assert "secret" not in str(told.value)
+        server.troubles = [(500, {}, b"no")]
+        asked = hr.Endpoint(f"{server.url}?api_key=secret", [" a", " b"], retries=0)
+        with pytest.raises(BaseModelError, match="v1/completions gave HTTP 500") as told:
+            asked(["foo"])
+        assert "secret" not in str(told.value)
+
     def test_words_that_are_not_told(self, server: Server) -> None:
         told = {" the": -0.5, "o ": -1.0, " o": -2.0}
         server.troubles = [json.dumps({"choices": [{"logprobs": {"top_logprobs": [told]}}]}).encode()]

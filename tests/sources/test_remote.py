@@ -240,3 +240,24 @@ class TestModels:
     def test_a_tokenizer_that_changes_texts(self) -> None:
         with pytest.raises(BaseModelError, match="keeps every character"):
             hr.remote_text(letters, CLASSES, "letters", tokenizer=tiny("bert")[1])
+
+
+@pytest.mark.parametrize("classes", [["good", "good"], [], "good"])
+def test_each_class_has_a_name_of_its_own(classes: Any) -> None:
+    with pytest.raises(ConfigError, match=r"remote_text\(classes\).*each once"):
+        hr.remote_text(lambda texts: [[0.0, 1.0] for _ in texts], classes, "s@1")
+    with pytest.raises(ConfigError, match=r"remote_audio\(classes\).*each once"):
+        hr.remote_audio(lambda waves: [[0.0, 1.0] for _ in waves], classes, "s@1")
+
+
+def test_another_source_is_told_how_to_be_asked(tmp_path: Path) -> None:
+    made = []
+    for source in ("s@1", "s@2"):
+        base, tokenizer = hr.remote_text(lambda texts: [[len(t), 1.0] for t in texts], ["a", "b"], source)
+        config = hr.ReprogramConfig(
+            program={"type": "none", "template": "{text}"}, mapping=hr.LinearConfig(on="classes"), labels=["x", "y"]
+        )
+        made.append(hr.get_reprogram_model(base, config, processing_class=tokenizer))
+    made[0].save_pretrained(tmp_path)
+    with pytest.raises(ArtefactError, match="hr.remote_text or hr.remote_audio of the same source"):
+        made[1].load_adapter(tmp_path, "other")

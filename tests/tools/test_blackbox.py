@@ -356,3 +356,13 @@ class TestFit:
         """cma takes 0 for the time of day."""
         draws = [search_of("cma", 5, 0).ask() for _ in range(2)]
         np.testing.assert_array_equal(*draws)
+
+
+def test_a_model_that_answers_all_rows_alike_is_refused(tmp_path: Path) -> None:
+    base, tokenizer = hr.remote_text(lambda texts: [[0.0, 1.0] for _ in texts], ["good", "bad"], source="same@1")
+    config = hr.ReprogramConfig(
+        program={"type": "none", "template": "{text}"}, mapping=hr.LinearConfig(on="classes"), labels=LABELS
+    )
+    model = hr.get_reprogram_model(base, config, processing_class=tokenizer)
+    with pytest.raises(DataError, match="the same for all 6 rows"):
+        hr.fit_blackbox(model, ROWS, ROWS)

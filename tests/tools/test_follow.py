@@ -96,3 +96,9 @@ def test_what_cannot_be_followed() -> None:
     few = hr.FollowBound(model_of(), ROWS, SOURCE[:1])
     with pytest.raises(DataError, match="no row of the class"):
         few.look(0.0)
+
+
+@pytest.mark.parametrize("history", [[], [{"epoch": 0}]])
+def test_a_history_without_a_bound_is_refused(history: list[dict[str, Any]]) -> None:
+    with pytest.raises(UsageError, match=r"plot_bound\(history\)"):
+        hr.plot_bound(history)

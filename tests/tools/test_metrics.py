@@ -153,3 +153,22 @@ class TestDiversity:
     def test_places_of_answers_of_different_length_cannot_be_compared(self) -> None:
         with pytest.raises(DataError, match=r"samples\[1\]: 1 symbols, and samples\[0\] has 2. Expected answers"):
             hr.diversity(["AC", "A"])
+
+
+@pytest.mark.parametrize("name", ["accuracy", "macro_f1", "balanced_accuracy"])
+@pytest.mark.parametrize("said", [[0.9, 0.2], [], [[1], [0]]])
+def test_scores_are_no_label_ids(name: str, said: list[Any]) -> None:
+    with pytest.raises(DataError, match=rf"{name}\(predictions\)") as told:
+        hr.load_metric(name).compute(predictions=said, references=[1, 0][: len(said)])
+    assert ("argmax" in str(told.value)) == (said == [0.9, 0.2] or not said)
+
+
+def test_a_label_beyond_the_probabilities() -> None:
+    with pytest.raises(DataError, match="ids from 0 to 5"):
+        hr.load_metric("calibration_error").compute(predictions=[[0.9, 0.1], [0.7, 0.3]], references=[0, 5])
+
+
+def test_no_bins() -> None:
+    model = build(program_config("prompt"), "llama")
+    with pytest.raises(UsageError, match=r"plot_reliability\(bins\)"):
+        hr.plot_reliability(model, ROWS, bins=0)

@@ -386,3 +386,11 @@ class TestVerdict:
         entries = [entry("a", 90, logme=3.0), entry("b", 80, logme=1.0), entry("c", 70, logme=2.0)]
         found = Selection(entries, {}, ["a", "b"], 100, 0.5, 0.5, 1).taus()
         assert found == {"logme": pytest.approx(1 / 3)}
+
+
+def test_a_reading_that_tells_nothing_costs_no_other() -> None:
+    base, tokenizer = tiny("bert-classifier")
+    torch.nn.init.zeros_(base.classifier.weight)
+    found = hr.select({"c": (base, tokenizer)}, ROWS * 2, source_rows=[{"text": "x", "label": "LABEL_0"}] * 4, **QUICK)
+    assert [entry.reading for entry in found.entries] == ["state"]
+    assert list(found.failed) == ["c, classes"] and "the same for all rows" in found.failed["c, classes"]

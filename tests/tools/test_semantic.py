@@ -36,5 +36,14 @@ def test_what_is_refused() -> None:
         hr.labels_by_name(plain, ["a", "b"], *tiny("bert-encoder"))
     with pytest.raises(ConfigError, match="and there are 7"):
         hr.labels_by_name(named(), ["a", "b"], *tiny("bert-encoder"), per_label=4)
-    with pytest.raises(ConfigError, match="each label once"):
+    with pytest.raises(ConfigError, match="each once"):
         hr.labels_by_name(named(), ["a", "a"], *tiny("bert-encoder"))
+
+
+def test_no_labels_and_an_encoder_that_gives_no_states() -> None:
+    base, _ = tiny("bert-classifier")
+    base.config.id2label = {0: "good", 1: "bad", 2: "day"}
+    with pytest.raises(ConfigError, match="names, each once"):
+        hr.labels_by_name(base, [], *tiny("bert-encoder"))
+    with pytest.raises(UsageError, match="AutoModel.from_pretrained"):
+        hr.labels_by_name(base, ["a", "b"], *tiny("llama"))

@@ -175,3 +175,14 @@ def test_rows_that_cannot_be_judged(rows: list[Any], more: dict[str, Any], says:
     base, tokenizer = tiny("bert-encoder")
     with pytest.raises((DataError, UsageError), match=says):
         hr.search_mappings(base, config(**more), rows, tokenizer)
+
+
+@pytest.mark.parametrize("more", [{"folds": 1}, {"folds": 2.5}, {"candidates": ["linear"]}])
+def test_arguments_that_cannot_be_meant(more: dict[str, Any]) -> None:
+    base, tokenizer = tiny("bert-classifier")
+    config = hr.ReprogramConfig(
+        program={"type": "none", "template": "{text}"}, mapping=hr.LinearConfig(on="classes"),
+        labels=["negative", "positive"],
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=rf"search_mappings\({next(iter(more))}\)"):
+        hr.search_mappings(base, config, ROWS, tokenizer, **more)

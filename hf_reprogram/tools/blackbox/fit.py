@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ...errors import BudgetError, UsageError
+from ...errors import BudgetError, DataError, UsageError
 from ...passes import at_least_one
 from .optimisers import SEARCHES, Search, search_of
 from .trial import Space, Trial
@@ -97,7 +97,10 @@ def fit_blackbox(
     Raises:
         ConfigError: an unknown search; `cma` asked for and missing, or for less than it can do.
         UsageError: fewer evaluations than one generation has points, or a number that cannot be meant.
-        DataError: rows without labels, a label on fewer than two rows.
+        DataError: rows without labels, a label on fewer than two rows; a model that answers all rows alike.
+
+    Where the model fails during the search, or you interrupt it, the best so far is left in force: the map alone, or
+    a program that beat it.
 
     Example:
 
@@ -128,6 +131,11 @@ def fit_blackbox(
             _search(search, space, trial, made, evaluations, progress)
         finally:  # of an endpoint that is down, or of a user who has waited long enough, the best so far is left
             trial.restore()
+    if trial.alike:
+        what, expected = f"the model gives the same for all {len(trial.made)} rows", "outputs that differ"
+        what += f", under {trial.evaluations} programs" if trial.evaluations > 1 else ""
+        fix = "look whether the rows' columns reach the model: the template, the tokenizer's unknown tokens"
+        raise DataError("fit_blackbox(rows)", what, expected, fix)
     outcome = Outcome(
         chosen=made.chosen, optimizer=name, evaluations=trial.evaluations, wanted=trial.wanted, sent=trial.sent,
         floored=trial.floored, loss=made.loss, loss_of_map=at_start, validation=made.accuracy,

@@ -74,6 +74,7 @@ class Trial:
         channel = self.channel
         self.before = (channel.wanted, channel.sent, channel.untold) if channel else (0, 0, 0)
         self.losses: dict[str, float] = {}
+        self.alike = True  # whether every row was answered alike under every program so far
         self.in_force: np.ndarray = np.zeros(0)
         self.best: tuple[np.ndarray, dict[str, Tensor]] | None = None
         if self.mapping.needs_fit and self.mapping.calibration_rows() is not None:
@@ -124,6 +125,7 @@ class Trial:
         if not known or not np.array_equal(numbers, self.in_force):
             self._put(numbers)
             values = self._read(self.made, self.readings())
+            self.alike = self.alike and bool((values[0] == values[0][:1]).all())
             self.losses[key] = self._fitted(values[0], values[-1])
         return self.losses[key]
 

@@ -99,6 +99,24 @@ def table(values: Any, where: str, expected: str, fix: str) -> np.ndarray:
     return found
 
 
+def label_ids(values: Any, where: str) -> np.ndarray:
+    """Label ids (rows,), whole numbers from 0.
+
+    Raises:
+        DataError: scores, names, none at all.
+
+    Example:
+
+        >>> label_ids([1, 0], "predictions")
+        array([1, 0])
+    """
+    expected, found = "label ids, a whole number from 0 for each row", np.asarray(values)
+    if found.ndim != 1 or not found.size or found.dtype.kind not in "iub":
+        what = f"an array of shape {found.shape} of {found.dtype}"
+        raise DataError(where, what, expected, "the argmax of scores" if found.dtype.kind == "f" else None)
+    return found
+
+
 def _single_labels(predictions: Any, label_ids: Any) -> tuple[np.ndarray, np.ndarray]:
     """(logits (rows, labels), ids (rows,)). The first place of anything else is a number too, and means nothing."""
     where, fix = (

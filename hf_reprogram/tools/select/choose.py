@@ -16,7 +16,7 @@ from ...training.recipe import BaseRecipe
 from ..random_source import random_source
 from .compare import compared
 from .measures import interval, measured, remarks
-from .readings import Candidate, scores, stratified
+from .readings import NAMES, Candidate, scores, stratified
 from .report import Entry, Selection
 from .simple import simple
 
@@ -89,7 +89,9 @@ def select(
     for name in models:
         try:
             base, processor = models[name] if isinstance(models, Mapping) else load_base(BaseRecipe(name))
-            entries += look.at(name, base, processor)
+            made, aside = look.at(name, base, processor)
+            entries += made
+            failed |= aside
         except (ReprogramError, NotImplementedError) as error:
             failed[name] = " ".join(str(error).split())
     counted, told, aside = simple(rows, y, columns(parse(template or "{text}")))
@@ -149,8 +151,8 @@ class _Look:
     batch_size: int
     seed: int
 
-    def at(self, name: str, base: Any, processor: Any) -> list[Entry]:
-        """One entry for each of its readings."""
+    def at(self, name: str, base: Any, processor: Any) -> tuple[list[Entry], dict[str, str]]:
+        """(One entry for each of its readings; why those without one have none.)"""
         found, read, distances = self._outputs(base, processor)
         spread = {key: float(values.std(0).mean()) for key, values in read.values.items()}
         twins = [self._outputs(random_source(base, s), processor, spread)[0] for s in self.seeds]
@@ -171,7 +173,8 @@ class _Look:
                     remarks=remarks(values, self.y, len(self.names), scores(key)), right=right,
                 )
             )  # fmt: skip
-        return made
+        aside = {f"{name}, {NAMES[key]}": why for key, why in read.aside.items()}
+        return made, aside
 
     def _outputs(self, base: Any, processor: Any, spread: dict[str, float] | None = None) -> tuple[Any, Any, Any]:
         """(measures and right rows by reading, what was read, distances by reading) of a base.
@@ -186,12 +189,20 @@ class _Look:
             values = read.values
             if spread is not None:
                 values = {k: v * (spread[k] / max(float(v.std(0).mean()), 1e-30)) for k, v in values.items()}
-            found = {k: measured(v, self.y, len(self.names), scores(k)) for k, v in values.items()}
-            pulls = candidate.pulls(self.rows, self.y, values["state"], self.gradients) if self.gradients else {}
+            found, why = {}, None
+            for key, outputs in values.items():
+                try:
+                    found[key] = measured(outputs, self.y, len(self.names), scores(key))
+                except DataError as error:  # the others may still tell the labels apart
+                    why, read.aside[key] = error, " ".join(str(error).split())
+            if not found:
+                raise why
+            pulled = self.gradients and "state" in found
+            pulls = candidate.pulls(self.rows, self.y, values["state"], self.gradients) if pulled else {}
             for measures, _ in found.values():
                 measures.update(pulls)
             far = {} if self.source is None or spread is not None else compared(
-                self.source, candidate, values, self.y, self.batch_size
+                self.source, candidate, {key: values[key] for key in found}, self.y, self.batch_size
             )  # fmt: skip
         finally:
             candidate.close()

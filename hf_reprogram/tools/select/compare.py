@@ -32,7 +32,7 @@ def compared(
             there = condensed(there, kept)[0]
         distance, error = sliced_wasserstein(*together(here, there))
         found[name] = {"sliced": distance, "sliced_error": error}
-    enough = "classes" in read and read["classes"].shape[1] >= len(candidate.labels)
+    enough = "classes" in values and read["classes"].shape[1] >= len(candidate.labels)
     if enough and all(label_of(row) is not None for row in source):
         found["classes"] |= _bounded(source, candidate, values["classes"], read["classes"], y)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,12 @@ class Found:
     Args:
         values: by name of the reading, (rows, K) float64.
         seconds: of the pass.
+        aside: by name of the reading, why nothing can be said of it.
     """
 
     values: dict[str, np.ndarray]
     seconds: float
+    aside: dict[str, str] = field(default_factory=dict)
 
 
 def readings_of(backbone: Any) -> dict[str, Reading]:

@@ -9,7 +9,7 @@ import evaluate
 
 from hf_reprogram.errors import DataError
 from hf_reprogram.metrics import calibration
-from hf_reprogram.tools.metrics import table
+from hf_reprogram.tools.metrics import label_ids, table
 
 
 INPUTS = "predictions: probabilities of all labels; references: label ids."
@@ -35,6 +35,10 @@ class CalibrationError(evaluate.Metric):
         given = table(predictions, where, expected, fix)
         if given.min() < 0 or given.max() > 1 + 1e-3:  # half types round a sum of 1
             raise DataError(where, f"numbers from {given.min():.3g} to {given.max():.3g}", expected, fix)
+        ids = label_ids(references, "calibration_error(references)")
+        if ids.min() < 0 or ids.max() >= given.shape[1]:
+            what, expected = f"ids from {ids.min()} to {ids.max()}", f"ids of {given.shape[1]} labels"
+            raise DataError("calibration_error(references)", what, expected)
         super().add_batch(predictions=predictions, references=references, **more)
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
