@@ -170,9 +170,9 @@ class ReprogramConfig(PeftConfig, metaclass=Strict):
             odd = sorted(set(named) ^ set(self.labels))
             raise ConfigError(
                 where,
-                f"{self.labels!r} and the mapping's words {named!r} disagree on {odd!r}",
+                f"{self.labels!r} and the mapping's own {named!r} disagree on {odd!r}",
                 "the same names",
-                did_you_mean(odd[0], set(named) | set(self.labels))
+                did_you_mean(odd[0], (set(named) | set(self.labels)) - {odd[0]})
                 if set(named) & set(self.labels)
                 else "leave labels out: the mapping has its own",
             )

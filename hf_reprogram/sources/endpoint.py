@@ -209,7 +209,7 @@ class Endpoint:
             except (OSError, HTTPException, ValueError) as problem:  # ValueError: no JSON, or no text at all
                 failure = self._failure(problem, timeout)
             self._hold(failure.told or 0.0)
-            what = f"{self.shown} gave {failure.why} to the prompt {cut(repr(text))}"
+            what = f"{self.shown}, asked {cut(repr(text))}, gave {failure.why}"
             if time.monotonic() >= until:
                 self._wait(0.0, what, until)
             if tries > self.retries or not failure.again or (failure.told or 0.0) > LONGEST:
@@ -256,7 +256,7 @@ class Endpoint:
         told = seconds(problem.headers.get("Retry-After"))
         if told is not None and told > LONGEST:
             fix = f"come back in {told:,.0f} s, or send fewer with per_minute=N"
-            return _Failure(f"{why}, and says to wait {told:,.0f} s, which is more than {LONGEST:g}", fix, told=told)
+            return _Failure(f"{why}, and says to wait {told:,.0f} s, which is more than {LONGEST:g} s", fix, told=told)
         fix = "wait, or look into the server's log"
         if problem.code in (401, 403):
             have = f"a valid token in the environment variable {self.key}"

@@ -133,7 +133,7 @@ def search_mappings(
             )
         values, y = _read(wrapped, collator, made, {r for m in able.values() for r in _readings(m)}, batch_size)
         trials = []
-        parts = _folds(y, folds, seed)
+        parts = _folds(y, folds, seed, next(iter(able.values())).labels)
         for name, mapping in able.items():
             unclear = [values[reading].isnan().flatten(1).any(1) for reading in _readings(mapping)]
             odd = int((unclear[0] | unclear[1]).sum())
@@ -217,12 +217,14 @@ def _read(
     return dict(zip(listed, readouts(wrapped, collator, made, listed, batch_size), strict=True)), y
 
 
-def _folds(y: Tensor, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _folds(y: Tensor, folds: int, seed: int, labels: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
     from sklearn.model_selection import StratifiedKFold
 
-    least = int(np.bincount(y.numpy()).min())
+    counts = np.bincount(y.numpy(), minlength=len(labels))
+    least = int(counts.min())
     if least < 2:
-        raise DataError("search_mappings(rows)", f"a label on {least} row(s)", "at least two rows of every label")
+        what = f"{least or 'no'} row of {labels[counts.argmin()]!r}"
+        raise DataError("search_mappings(rows)", what, "at least two rows of every label")
     split = StratifiedKFold(min(folds, least), shuffle=True, random_state=seed)
     return list(split.split(np.zeros(len(y)), y.numpy()))
 

@@ -130,7 +130,7 @@ class TestEndpoint:
             ([(500, {})] * 9, "HTTP 500.*3 times.*the server's log", 3),
             ([(401, {})] * 9, "HTTP 401.*key=ENV_VARIABLE", 1),  # trying again would not help
             ([(404, {})], "HTTP 404.*path of the URL.*model=NAME", 1),
-            ([(400, {}, b"logprobs: at most 5")], "HTTP 400.*at most 5.*to the prompt 'foo'.*smaller top=N", 1),
+            ([(400, {}, b"logprobs: at most 5")], "asked 'foo', gave HTTP 400.*at most 5.*smaller top=N", 1),
             ([(429, {})] * 9, "HTTP 429.*3 times.*per_minute=N", 3),
             ([b"<html>"] * 9, "no JSON.*<html>.*not of a page", 3),
             (["stall"] * 9, "no answer within 0.3 s.*3 times.*timeout=N waits longer", 3),
@@ -230,7 +230,7 @@ class TestEndpoint:
         assert "secret" not in str(told.value)
         server.troubles = [(500, {}, b"no")]
         asked = hr.Endpoint(f"{server.url}?api_key=secret", [" a", " b"], retries=0)
-        with pytest.raises(BaseModelError, match="v1/completions gave HTTP 500") as told:
+        with pytest.raises(BaseModelError, match="v1/completions, asked 'foo', gave HTTP 500") as told:
             asked(["foo"])
         assert "secret" not in str(told.value)
 

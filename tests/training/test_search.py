@@ -186,3 +186,13 @@ def test_arguments_that_cannot_be_meant(more: dict[str, Any]) -> None:
     )  # fmt: skip
     with pytest.raises(UsageError, match=rf"search_mappings\({next(iter(more))}\)"):
         hr.search_mappings(base, config, ROWS, tokenizer, **more)
+
+
+def test_a_label_without_rows_is_named() -> None:
+    base, tokenizer = tiny("bert-classifier")
+    config = hr.ReprogramConfig(
+        program={"type": "none", "template": "{text}"}, mapping=hr.LinearConfig(on="classes"),
+        labels=["negative", "positive", "odd"],
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"search_mappings\(rows\): no row of 'odd'"):
+        hr.search_mappings(base, config, ROWS, tokenizer)
