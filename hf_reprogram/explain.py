@@ -19,7 +19,8 @@ class Explanation(dict):
     """What a program says of itself: a dict that prints as a page."""
 
     def __str__(self) -> str:
-        lines = [f"program {self['program']}, mapping {self['mapping']['reads'] if self['mapping'] else 'none'}"]
+        mapping = f"{self['mapping']['type']} of {self['mapping']['reads']}" if self["mapping"] else "none"
+        lines = [f"program {self['program']}, mapping {mapping}"]
         for row in self["slots"]:
             near = ", ".join(f"{t!r} {d:.2f}" for t, d in zip(row["tokens"], row["distances"], strict=True))
             lines.append(f"  slot {row['slot']:>3}  {'far from every token' if row['far'] else 'near':<21} {near}")
@@ -83,12 +84,14 @@ def explain(model: Any, rows: Any = None, neighbours: int = 3, features: Any = N
     for row in slots:
         ids = row["ids"][:neighbours]
         row.update(ids=ids, tokens=[token(i) for i in ids], distances=row["distances"][:neighbours])
+    mapping = model.active_mapping()
+    told = mapping.explain()
     return Explanation(
         program=_types(programs),
         slots=slots,
         facts=[_in_tokens(row, token) for row in found if "slot" not in row],
         ratios=[] if rows is None or batch is not None else _ratios(model, rows, features),
-        mapping=_named(_in_tokens(model.active_mapping().explain(), token), token),
+        mapping=_named(_in_tokens({"type": mapping.options.type, **told} if told else told, token), token),
     )
 
 

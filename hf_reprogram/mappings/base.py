@@ -206,6 +206,10 @@ class Mapping(nn.Module):
         """
         return None
 
+    def label_rows(self) -> Tensor | None:
+        """(labels, K) what the score of each target label is made of, of a map that reads a hidden state."""
+        return None
+
 
 def finite(values: Tensor) -> np.ndarray:
     """The readouts (rows, K) of a fit, in float64.

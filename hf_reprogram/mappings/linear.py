@@ -220,6 +220,9 @@ class Linear(Mapping):
             **({"source labels": strongest(self.labels, *found)} if found else {}),
         }
 
+    def label_rows(self) -> Tensor | None:
+        return self.whole().detach() if self.options.on == "state" else None
+
     def weights(self) -> tuple[list[str | int], Tensor] | None:
         if self.options.on == "state":
             return None

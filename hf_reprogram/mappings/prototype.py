@@ -94,6 +94,9 @@ class Prototype(ScoreMapping):
     def explain(self) -> dict[str, Any]:
         return super().explain() if self.options.on != "state" else {"reads": f"state, {self.options.pool}"}
 
+    def label_rows(self) -> Tensor | None:
+        return self.matrix if self.options.on == "state" else None
+
     def weights(self) -> tuple[list[str | int], Tensor] | None:
         return super().weights() if self.options.on != "state" else None
 

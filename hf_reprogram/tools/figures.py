@@ -19,6 +19,7 @@ from ..data.audio import TORCHAUDIO
 from ..data.rows import as_rows
 from ..errors import ConfigError, DataError, UsageError, first_line
 from ..explain import carried, through_waves
+from ..mappings.similarity import cosines
 from ..passes import asleep, at_least_one, batches
 from ..processors import tokenizer_of
 
@@ -265,6 +266,9 @@ def _image(ax: Any, values: np.ndarray, heard: _Heard, **look: Any) -> Any:
 def plot_mapping(model: Any, ax: Any = None, most: int = 40) -> Any:
     """Which source labels the active mapping reads as which target label: a heat map of their weights.
 
+    Of a map of hidden states, whose numbers have no names: how alike it takes the target labels to be, the cosine
+    between what their scores are made of, less what all share.
+
     Args:
         model: a ReprogramModel.
         ax: matplotlib Axes to draw into; None makes a figure.
@@ -274,7 +278,7 @@ def plot_mapping(model: Any, ax: Any = None, most: int = 40) -> Any:
         The Figure.
 
     Raises:
-        UsageError: a mapping that must be fitted first, or one that reads no source labels; `most` below 1.
+        UsageError: a mapping that must be fitted first, or one of texts or of the base's own output; `most` below 1.
         ConfigError: matplotlib is missing.
 
     Example:
@@ -285,7 +289,9 @@ def plot_mapping(model: Any, ax: Any = None, most: int = 40) -> Any:
     at_least_one("plot_mapping(most)", most)
     if mapping.needs_fit:
         raise UsageError("plot_mapping(model)", "a mapping that must be fitted", "a fitted one", "fit_mapping(rows)")
-    found = mapping.weights()
+    found, rows = mapping.weights(), mapping.label_rows()
+    if rows is not None:
+        return _alike(model, rows, ax)
     if found is None:
         what = f"the mapping {mapping.options.type!r} reads nothing that has names of its own"
         raise UsageError("plot_mapping(model)", what, "one that reads classes, words or tokens")
@@ -301,6 +307,20 @@ def plot_mapping(model: Any, ax: Any = None, most: int = 40) -> Any:
     counted = f"{len(chosen)} of {len(names)}" if len(chosen) < len(names) else f"{len(names)}"
     ax.set_title(f"{mapping.options.type}: {counted} source labels", fontsize=11)
     ax.figure.colorbar(image, ax=ax, label="weight")
+    return ax.figure
+
+
+def _alike(model: Any, rows: Any, ax: Any) -> Any:
+    """Target labels beside each other: (labels, labels)."""
+    rows = rows.double().cpu().numpy()
+    likeness = cosines(rows - rows.mean(0), rows - rows.mean(0))
+    labels = [_shown(label) for label in model.label_names()]
+    ax = _axes(ax, (3.0 + 0.3 * len(labels), 2.5 + 0.3 * len(labels)))
+    image = ax.imshow(likeness, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
+    ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_title(f"{model.active_mapping().options.type} of states: labels that look alike", fontsize=11)
+    ax.figure.colorbar(image, ax=ax, label="cosine")
     return ax.figure
 
 

@@ -208,7 +208,7 @@ class TestPrototypeOfStates:
         means = torch.stack([z[y == c].mean(0) for c in range(2)])
         nearest = torch.cdist(z, means).argmin(1).tolist()
         assert [LABELS.index(answer["label"]) for answer in model.predict(ROWS)] == nearest
-        assert model.explain()["mapping"] == {"reads": f"state, {pool}"}
+        assert model.explain()["mapping"] == {"type": "prototype", "reads": f"state, {pool}"}
 
     @pytest.mark.parametrize(
         ("options", "says"),

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import hf_reprogram as hr
 from hf_reprogram.errors import ConfigError, DataError, UsageError
-from hf_reprogram.testing import AUDIO_FAMILIES, AUDIO_ROWS, build, config_of, program_config, tiny
+from hf_reprogram.testing import AUDIO_FAMILIES, AUDIO_ROWS, build, config_of, mapping_config, program_config, tiny
 from hf_reprogram.tools import figures
 
 
@@ -258,10 +258,16 @@ class TestMapping:
         assert [token.strip("'") for token in tokens] == [figures._shown(i, own).strip("'") for i in range(4)]
         assert own.decode([3]).strip() in tokens[3]
 
-    def test_what_has_no_source_labels(self) -> None:
+    def test_a_map_of_states_and_what_has_no_labels(self) -> None:
         state = {"type": "linear", "pool": "mean", "solver": "gradient"}
-        with pytest.raises(UsageError, match="'linear' reads nothing that has names.*classes, words or tokens"):
-            hr.plot_mapping(_model("none", mapping=state))
+        figure = hr.plot_mapping(_model("none", mapping=state))
+        (image,) = figure.axes[0].images
+        likeness = np.asarray(image.get_array())
+        count = len(likeness)
+        assert likeness.shape == (count, count) and np.allclose(np.diag(likeness), 1.0, atol=1e-6)
+        assert np.allclose(likeness, likeness.T) and "linear of states" in figure.axes[0].get_title()
+        with pytest.raises(UsageError, match="reads nothing that has names"):
+            hr.plot_mapping(build(mapping_config("none", "bert-encoder"), "bert-encoder"))
         with pytest.raises(UsageError, match=r"plot_mapping\(most\): 0"):
             hr.plot_mapping(_model("none"), most=0)
 
