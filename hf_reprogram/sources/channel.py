@@ -19,7 +19,8 @@ import numpy as np
 
 from ..errors import BaseModelError, BudgetError, UsageError, first_line
 from ..passes import at_least_one
-from .endpoint import Endpoint, Keep, cut
+from ._http import cut
+from .endpoint import Endpoint, Keep
 
 
 Ask = Callable[[Sequence[Any]], Any]  # texts, or waves (samples,) -> (inputs, K) scores, or (inputs,) class numbers

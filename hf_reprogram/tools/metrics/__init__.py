@@ -117,6 +117,19 @@ def label_ids(values: Any, where: str) -> np.ndarray:
     return found
 
 
+class OfLabelIds:
+    """What stands before `evaluate.Metric` in a metric of label ids: scores are refused, which it would cut to whole
+    numbers."""
+
+    name: str
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **more: Any) -> None:
+        """As `evaluate.Metric`'s own, of label ids alone."""
+        for said, values in (("predictions", predictions), ("references", references)):
+            label_ids(values, f"{self.name}({said})")
+        super().add_batch(predictions=predictions, references=references, **more)
+
+
 def _single_labels(predictions: Any, label_ids: Any) -> tuple[np.ndarray, np.ndarray]:
     """(logits (rows, labels), ids (rows,)). The first place of anything else is a number too, and means nothing."""
     where, fix = (

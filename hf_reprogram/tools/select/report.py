@@ -74,7 +74,7 @@ class Selection:
 
     Args:
         entries: by accuracy.
-        failed: by name of a model, why it could not be read.
+        failed: by name of a model, or of one and its reading, why it could not be read.
         labels: names of the target labels.
         rows: that were looked at.
         majority: share of the commonest label.

@@ -8,13 +8,13 @@ import datasets
 import evaluate
 from sklearn.metrics import accuracy_score
 
-from hf_reprogram.tools.metrics import label_ids
+from hf_reprogram.tools.metrics import OfLabelIds
 
 
 INPUTS = "predictions, references: label ids, one for each row."
 
 
-class Accuracy(evaluate.Metric):
+class Accuracy(OfLabelIds, evaluate.Metric):
     """Share of rows that are told right."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -26,12 +26,6 @@ class Accuracy(evaluate.Metric):
             description=self.__doc__, citation="scikit-learn", inputs_description=INPUTS,
             features=datasets.Features(features),
         )  # fmt: skip
-
-    def add_batch(self, *, predictions: Any = None, references: Any = None, **more: Any) -> None:
-        """Scores are refused, which would be cut to whole numbers."""
-        for said, values in (("predictions", predictions), ("references", references)):
-            label_ids(values, f"accuracy({said})")
-        super().add_batch(predictions=predictions, references=references, **more)
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         return {"accuracy": float(accuracy_score(references, predictions))}

@@ -8,13 +8,13 @@ import datasets
 import evaluate
 from sklearn.metrics import balanced_accuracy_score
 
-from hf_reprogram.tools.metrics import label_ids
+from hf_reprogram.tools.metrics import OfLabelIds
 
 
 INPUTS = "predictions, references: label ids, one for each row."
 
 
-class BalancedAccuracy(evaluate.Metric):
+class BalancedAccuracy(OfLabelIds, evaluate.Metric):
     """Mean over labels of the share of their rows that are told right."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -26,12 +26,6 @@ class BalancedAccuracy(evaluate.Metric):
             description=self.__doc__, citation="scikit-learn", inputs_description=INPUTS,
             features=datasets.Features(features),
         )  # fmt: skip
-
-    def add_batch(self, *, predictions: Any = None, references: Any = None, **more: Any) -> None:
-        """Scores are refused, which would be cut to whole numbers."""
-        for said, values in (("predictions", predictions), ("references", references)):
-            label_ids(values, f"balanced_accuracy({said})")
-        super().add_batch(predictions=predictions, references=references, **more)
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         return {"balanced_accuracy": float(balanced_accuracy_score(references, predictions))}
