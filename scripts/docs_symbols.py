@@ -17,6 +17,7 @@ SOURCES = {
     "minilm-l6": "MiniLM-L6", "antiberty": "AntiBERTy (antibodies)", "rxn-albert": "rxn-albert (reactions)",
     "smollm2-135m": "SmolLM2-135M",
 }  # fmt: skip
+SOURCES |= {f"{source}-cut": f"{title.partition(' (')[0]}, first layers" for source, title in SOURCES.items()}
 SEQUENCES = {
     "ours:free": "`dictionary`, a free table", "ours:sparse": "`dictionary`, ten source tokens each",
     "map_only": "untrained symbols, the map alone", "random_source": "the free table on random weights",

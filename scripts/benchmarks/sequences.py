@@ -5,9 +5,10 @@ Each symbol is a vector of its own (`free`) or a weighted sum of ten source toke
 reads the frozen model's pooled states. In every round of training it is fitted anew, its statistics with it: symbols
 learn from rows that the map in force has not seen. The reading (mean of the states; mean and deviation; of aligned
 strings also the state at each position) and the map's penalty are chosen on validation rows with the symbols as they
-start, the round by the same rows; test rows are read once. Beside it, on the same rows: the map on symbols that
-never learned, the free symbols on a random source, the base's own reading of the letters, and models that know no
-language. Rates were tried on validation rows of peptide_amp with MiniLM, seeds 0 and 1.
+start, the round by the same rows; test rows are read once. So is the depth of a source that is `cut`: loaded with its
+first 1, 2 or 4 layers alone. Beside it, on the same rows: the map on symbols that never learned, the free symbols on
+a random source, the base's own reading of the letters, and models that know no language. Rates were tried on
+validation rows of peptide_amp with MiniLM, seeds 0 and 1; to cut, on validation rows of rxn-albert at 10 %.
 
     python scripts/fetch_models.py minilm-l6 antiberty smollm2-135m
     python scripts/benchmarks/sequences.py        # cheapest and most telling cells first; saves after each
@@ -54,10 +55,12 @@ SOURCES = {
     "rxn-albert": (AutoModelForMaskedLM, "rxn-albert-mlm", torch.float32),
     "smollm2-135m": (AutoModelForCausalLM, None, torch.bfloat16),
 }
+CUT, DEPTHS = "-cut", (1, 2, 4)  # the mark of a source's first layers, and how many
 # (source, percent of train), in the order in which they run.
 CELLS = (
     *((source, 10) for source in ("minilm-l6", "antiberty")), ("antiberty", 1), ("rxn-albert", 10), ("minilm-l6", 1),
     ("rxn-albert", 1), ("smollm2-135m", 10), ("smollm2-135m", 1), *((source, 100) for source in SOURCES),
+    *((f"{source}{CUT}", percent) for percent in (10, 1, 100) for source in SOURCES),
 )  # fmt: skip
 PENALTIES = (0.003, 0.03, 0.3)  # C of the map
 NEAR, DNA = -1, 88  # issue 11: points from the best simple model and from the free table; accuracy on dna_splice
@@ -86,13 +89,15 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=1)
-def load(source: str) -> tuple[Any, Any]:
-    """A frozen source and its tokenizer."""
-    cls, packed, dtype = SOURCES[source]
-    folder = DATA.parent / "models" / packed if packed else fetch_models.fetch(source)
+def load(source: str) -> tuple[list[Any], Any]:
+    """A frozen source, or each of its depths, and its tokenizer."""
+    name = source.removesuffix(CUT)
+    cls, packed, dtype = SOURCES[name]
+    folder = DATA.parent / "models" / packed if packed else fetch_models.fetch(name)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    base = cls.from_pretrained(folder, local_files_only=True, dtype=dtype)
-    return base.eval().to(DEVICE), tokenizer
+    cuts = [{"num_hidden_layers": depth} for depth in DEPTHS] if source.endswith(CUT) else [{}]
+    bases = [cls.from_pretrained(folder, local_files_only=True, dtype=dtype, **cut) for cut in cuts]
+    return [base.eval().to(DEVICE) for base in bases], tokenizer
 
 
 MEAN = ("mean", 1)
@@ -130,26 +135,39 @@ class Fitted:
 
 
 def fitted(
-    source: tuple[Any, Any], task: Task, form: str | None, given: tuple[Rows, Rows, Rows], plan: Plan, seed: int
+    source: tuple[Sequence[Any], Any],
+    task: Task,
+    form: str | None,
+    given: tuple[Rows, Rows, Rows],
+    plan: Plan,
+    seed: int,
 ) -> Fitted:
-    """The model whose reading and penalty do best on the validation rows, before anything else has learned."""
-    base, tokenizer = source
+    """The model whose depth, reading and penalty do best on the validation rows, before anything else has learned."""
+    bases, tokenizer = source
     train, validation, _ = given
     names = labels(task, plan.data)
     y, judged = (np.array([names.index(row["label"]) for row in part]) for part in (train, validation))
-    model = hr.get_reprogram_model(base, config(task, form, MEAN, 1.0, plan), processing_class=tokenizer, seed=seed)
-    lengths = {len(row) for row in model.collator().lay_out([*train, *validation])}
-    tried = readings(task, lengths.pop() if len(lengths) == 1 else None)
+
+    def made(base: Any, way: tuple[str, int], penalty: float) -> hr.ReprogramModel:
+        chosen = config(task, form, way, penalty, plan)
+        return hr.get_reprogram_model(base, chosen, processing_class=tokenizer, seed=seed)
+
     found = []
-    for way, z, v in zip(tried, states(model, train, tried), states(model, validation, tried), strict=True):
-        for penalty in PENALTIES:
-            matrix, bias = logistic(z, y, penalty)
-            found.append((float(((v @ matrix.T + bias).argmax(1) == judged).mean()), way, penalty, z))
-    best, way, penalty, z = max(found, key=lambda each: each[0])  # the first of equals: fewer numbers, more penalty
-    model.unload()
-    model = hr.get_reprogram_model(base, config(task, form, way, penalty, plan), processing_class=tokenizer, seed=seed)
+    for base in bases:
+        model = made(base, MEAN, 1.0)
+        lengths = {len(row) for row in model.collator().lay_out([*train, *validation])}
+        tried = readings(task, lengths.pop() if len(lengths) == 1 else None)
+        for way, z, v in zip(tried, states(model, train, tried), states(model, validation, tried), strict=True):
+            for penalty in PENALTIES:
+                matrix, bias = logistic(z, y, penalty)
+                found.append((float(((v @ matrix.T + bias).argmax(1) == judged).mean()), base, way, penalty, z))
+        model.unload()
+    # The first of equals: fewer layers, fewer numbers, more penalty.
+    best, base, way, penalty, z = max(found, key=lambda each: each[0])
+    model = made(base, way, penalty)
     model.active_mapping().fit(torch.from_numpy(z), torch.from_numpy(y))
-    return Fitted(model, torch.from_numpy(z), best, f"{way[0]} of {way[1]} part(s), C {penalty:g}")
+    depth = f"{base.config.num_hidden_layers} layer(s), " if len(bases) > 1 else ""
+    return Fitted(model, torch.from_numpy(z), best, f"{depth}{way[0]} of {way[1]} part(s), C {penalty:g}")
 
 
 def states(model: hr.ReprogramModel, given: Rows, ways: Sequence[tuple[str, int]]) -> list[np.ndarray]:
@@ -250,7 +268,7 @@ def cell(name: str, task: Task, percent: int, seed: int, plan: Plan, method: str
     source, given = load(name), plan.split(task, percent, seed)
     title, form = f"{task.name}, {percent} %, {name}", METHODS[method]
     if method == "random_source":
-        source = random_source(source[0], seed), source[1]
+        source = [random_source(base, seed) for base in source[0]], source[1]
     start = fitted(source, task, form, given, plan, seed)
     note = f"{start.note}, validation {100 * start.validation:.1f}"
     if method in ("ours:free", "probe"):
@@ -318,7 +336,7 @@ def main(given: Sequence[str] | None = None) -> int:
     cells = cells[:1] if options.quick else cells
     settings = {key: value for key, value in vars(plan).items() if key not in ("data", "seeds")}
     settings |= {"threads": 1, "C of the map": PENALTIES, "form": "10 atoms, free table"}
-    settings["precision"] = {source: str(SOURCES[source][2]) for source in dict(cells)}
+    settings["precision"] = {source: str(SOURCES[source.removesuffix(CUT)][2]) for source in dict(cells)}
     folder = SCRATCH if options.quick else RESULTS
     report = Report(name, ABOUT, settings, list(range(plan.seeds)), folder, options.fresh, command)
     if not options.finish:

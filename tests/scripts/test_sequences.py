@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from benchmarks import intervals, sequences, sequences_data
 from benchmarks.intervals import kept
 from benchmarks.sequences import Plan, cell, summary
@@ -71,7 +73,7 @@ def test_one_hot_by_hand() -> None:
 def test_a_cell_has_every_method_and_its_base_stays(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiny("bert")
     plan = Plan(**{**vars(PLAN), "data": data})
-    monkeypatch.setattr(sequences, "load", lambda name: source)
+    monkeypatch.setattr(sequences, "load", lambda name: ([source[0]], source[1]))
     monkeypatch.setattr(sequences, "labels", lambda task, data=data: sequences_data.labels(task, data))
     task = Task(ANTIBODY.name, ANTIBODY.symbols, None, aligned=True)
     found = [row for method in sequences.METHODS for row in cell("tiny", task, 100, 0, plan, method)]
@@ -80,6 +82,21 @@ def test_a_cell_has_every_method_and_its_base_stays(data: Path, monkeypatch: pyt
     assert "640 numbers; validation by round" in found[1].note  # 20 acids, width 32
     assert "200 numbers" in found[2].note
     assert all(p.requires_grad for p in source[0].parameters())  # given back as it came
+
+
+def test_a_cut_source_has_the_depth_that_validation_rows_like(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, tokenizer = tiny("bert")
+    dead = copy.deepcopy(base)  # reads every row alike
+    dead.config.num_hidden_layers = 1
+    dead.encoder.layer = dead.encoder.layer[:1]
+    with torch.no_grad():
+        dead.encoder.layer[0].output.LayerNorm.weight.zero_()
+    monkeypatch.setattr(sequences, "labels", lambda task, data=data: sequences_data.labels(task, data))
+    task, plan = Task(ANTIBODY.name, ANTIBODY.symbols, None, aligned=True), Plan(**{**vars(PLAN), "data": data})
+    for bases in ([base, dead], [dead, base]):
+        found = sequences.fitted((bases, tokenizer), task, "free", plan.split(task, 100, 0), plan, seed=0)
+        assert found.model.backbone.base is base and found.note.startswith("2 layer(s), ")
+        found.model.unload()
 
 
 def marked(task: str, method: str, share: float, draws: int = 3) -> list:
