@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,11 +89,11 @@ def test_a_cut_source_has_the_depth_that_validation_rows_like(data: Path, monkey
     base, tokenizer = tiny("bert")
     dead = copy.deepcopy(base)  # reads every row alike
     dead.config.num_hidden_layers = 1
-    dead.encoder.layer = dead.encoder.layer[:1]
+    dead.bert.encoder.layer = dead.bert.encoder.layer[:1]
     with torch.no_grad():
-        dead.encoder.layer[0].output.LayerNorm.weight.zero_()
+        dead.bert.encoder.layer[0].output.LayerNorm.weight.zero_()
     monkeypatch.setattr(sequences, "labels", lambda task, data=data: sequences_data.labels(task, data))
-    task, plan = Task(ANTIBODY.name, ANTIBODY.symbols, None, aligned=True), Plan(**{**vars(PLAN), "data": data})
+    task, plan = Task(ANTIBODY.name, ANTIBODY.symbols, None, aligned=True), replace(PLAN, data=data, validation=16)
     for bases in ([base, dead], [dead, base]):
         found = sequences.fitted((bases, tokenizer), task, "free", plan.split(task, 100, 0), plan, seed=0)
         assert found.model.backbone.base is base and found.note.startswith("2 layer(s), ")
