@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from docs_series import spanned
@@ -25,8 +26,12 @@ METHODS = {
 OTHERS = {"peft_prompt_tuning": "PEFT prompt tuning", "lora": "LoRA", "classical:same rows": "TF-IDF"}
 
 
-def language(found: dict[str, Any] | None) -> str:
-    """Accuracy of every method by task, what a program adds to the probe, what is better than ours."""
+def language(found: dict[str, Any] | None, further: Sequence[dict[str, Any]] = ()) -> str:
+    """Accuracy of every method by task, what a program adds to the probe, what is better than ours.
+
+    Args:
+        further: runs of one task on other draws.
+    """
     if found is None:
         return "Not measured yet."
     rows = {(r["task"], r["method"], r["metric"]): r for r in found["rows"]}
@@ -44,7 +49,21 @@ def language(found: dict[str, Any] | None) -> str:
     lines.append(f"- Mean gain over the probe: {mean['value']:+.1f} ({len(tasks)} tasks).")
     missing += [text for m, text in METHODS.items() if not any((task, m, "accuracy") in rows for task in tasks)]
     lines += [f"- Planned and not measured yet: {', '.join(missing)}."] if missing else []
-    return "\n".join([*lines, "", f"`{found['command']}` at {found['commit'][:12]}."])
+    lines += [_further(each) for each in further]
+    runs = "; ".join(f"`{each['command']}` at {each['commit'][:12]}" for each in (found, *further))
+    return "\n".join([*lines, "", f"{runs}."])
+
+
+def _further(found: dict[str, Any]) -> str:
+    """What other draws of one task say of the choice and of the mean of the three."""
+    rows = {(r["method"], r["metric"]): r for r in found["rows"] if r["task"] in TASKS}
+    gains = {method: rows[method, "accuracy_gain_over:probe"] for method in ("ours", "ours:mean of the three")}
+    (task,) = {r["task"] for r in rows.values()}
+    ours, mean = (spanned(gain) for gain in gains.values())
+    return (
+        f"- {TASKS[task]}, {gains['ours']['n']} further draws, after which nothing was chosen: {ours} over the probe, "
+        f"and {mean} by the mean of the three."
+    )
 
 
 def grid(head: str, rows: dict[Any, dict[str, Any]], tasks: dict[str, str], methods: dict[str, str]) -> list[str]:

@@ -547,7 +547,7 @@ def render(text: str) -> str:
         ("few_shot", few_shot(result("few_shot"))),
         ("few_shot_curve", few_shot(maybe("few_shot_curve"))),
         ("few_shot_mean", few_shot_mean(result("few_shot"), maybe("few_shot_curve"))),
-        ("language", language(maybe("language"))),
+        ("language", language(maybe("language"), every("language_"))),
         ("sequences", sequences(every("sequences"))),
         ("remap", remap(maybe("remap"))),
         ("maps", maps(maybe("mapping_study"))),

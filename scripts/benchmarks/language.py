@@ -8,6 +8,7 @@ probe among them. Rows of the test split are judged once for each method.
 
     python scripts/fetch_models.py minilm-l6
     python scripts/benchmarks/language.py         # hours on one core; saves after every cell, resumes
+    python scripts/benchmarks/language.py --further mpqa      # six draws more of one task, without the controls
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +77,21 @@ class Plan:
     """How much is done.
 
     Args:
-        tasks: so many of them.
+        tasks: that are measured.
         rows: to learn from, to choose on, to judge.
         seeds: draws of the labelled rows.
-        controls: of them with PEFT, LoRA and the random source.
+        controls: those with PEFT, LoRA and the random source.
         epochs: of training.
-        factors: of the programs' own rates, tried under seed 0; the other seeds have the one that was best there.
+        factors: of the programs' own rates, tried under the first seed; the others have the one that was best there.
         peft_rates: of PEFT's prompt tuning, in units of the embeddings, all tried under every seed.
         lora_rates: the same.
         data: folder of the sets.
     """
 
-    tasks: int = len(TASKS)
+    tasks: tuple[Task, ...] = TASKS
     rows: tuple[int, int, int] = (1000, 300, 1000)
-    seeds: int = 3
-    controls: int = 3
+    seeds: Sequence[int] = range(3)
+    controls: Sequence[int] = range(3)
     epochs: int = 2
     factors: tuple[float, ...] = (4.0, 1.0)
     peft_rates: tuple[float, ...] = (2e-3, 8e-3, 2e-2)
@@ -197,9 +199,9 @@ def peft_control(task: Task, seed: int, plan: Plan, which: str) -> Iterator[Row]
     yield judged(task, seed, which, found, data)
 
 
-def factors_of(rows: Sequence[Row], task: Task) -> dict[str, float]:
-    """The factor of each program that was best under seed 0."""
-    own = [row for row in rows if row.task == f"{task.name}, draw 0" and row.metric == "factor"]
+def factors_of(rows: Sequence[Row], task: Task, seed: int) -> dict[str, float]:
+    """The factor of each program that was best under a seed."""
+    own = [row for row in rows if row.task == f"{task.name}, draw {seed}" and row.metric == "factor"]
     return {row.method.partition(":")[2]: row.value for row in own}
 
 
@@ -222,13 +224,15 @@ def summary(found: Sequence[Row]) -> list[Row]:
             pair = {m: right[m] for m in ("random_source:ours", "random_source:probe")}
             rows += gains(task, pair, "random_source:ours")
         differences.append([right["ours"][s] - right["probe"][s] for s in right["ours"]])
+    if len(differences) == 1:  # a run of one task
+        return rows
     means = [100 * sum(d.mean() for d in draws) / len(draws) for draws in differences]
     value = sum(means) / len(means)
     note = f"tasks {', '.join(right_of)}; bar >= {MEAN:g}: {_met(value >= MEAN and len(means) == len(TASKS))}"
-    return [
-        *rows,
-        Row("mean of the tasks", "ours", "accuracy_gain_over:probe", value, min(means), max(means), len(means), note),
-    ]
+    mean = Row(
+        "mean of the tasks", "ours", "accuracy_gain_over:probe", value, min(means), max(means), len(means), note
+    )
+    return [*rows, mean]
 
 
 def _barred(row: Row, task: str) -> Row:
@@ -246,22 +250,24 @@ def _met(met: bool) -> str:
 
 def cells(plan: Plan) -> Iterator[tuple[str, Task, int]]:
     """(what, task, seed) in the order in which they are measured: what the bars are about first."""
-    for tasks in (TASKS[:2], TASKS[2 : plan.tasks]):
-        for seed in range(plan.seeds):
-            yield from (("ours", task, seed) for task in tasks[: plan.tasks])
-    for seed in range(plan.controls):
-        for task in TASKS[: plan.tasks]:
-            yield from ((which, task, seed) for which in ("peft_prompt_tuning", "lora", "random_source"))
+    for tasks in (TASKS[:2], TASKS[2:]):
+        for seed in plan.seeds:
+            yield from (("ours", task, seed) for task in tasks if task in plan.tasks)
+    for seed, task in product(plan.controls, plan.tasks):
+        yield from ((which, task, seed) for which in ("peft_prompt_tuning", "lora", "random_source"))
 
 
 def measure(what: str, task: Task, seed: int, plan: Plan, report: Report) -> Iterator[Row]:
     """The rows of one cell."""
     if what == "ours":
-        return ours(task, seed, plan, factors_of(report.rows, task))
+        return ours(task, seed, plan, factors_of(report.rows, task, plan.seeds[0]))
     return random_control(task, seed, plan) if what == "random_source" else peft_control(task, seed, plan, what)
 
 
-QUICK = Plan(1, (32, 16, 16), seeds=1, controls=1, epochs=1, factors=(1.0,), peft_rates=(8e-3,), lora_rates=(1e-3,))
+QUICK = Plan(
+    TASKS[:1], (32, 16, 16), range(1), range(1), epochs=1, factors=(1.0,), peft_rates=(8e-3,), lora_rates=(1e-3,)
+)
+FURTHER = range(3, 9)  # draws that nothing was chosen after
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -269,29 +275,38 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the sets")
     parser.add_argument("--quick", action="store_true", help="one seed, a few rows (a trial, no evidence)")
+    parser.add_argument("--further", choices=[task.name for task in TASKS], help="draws 3 to 8 of one task, alone")
     parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
     options = parser.parse_args(given)
     demo.quiet()
     torch.set_num_threads(1)
     fetch_models.fetch("minilm-l6")
-    plan = replace(QUICK if options.quick else Plan(), data=options.data)
+    plan, name, command = QUICK if options.quick else Plan(), "language", "python scripts/benchmarks/language.py"
+    if options.further:
+        plan = replace(plan, tasks=tuple(t for t in TASKS if t.name == options.further), seeds=FURTHER, controls=())
+        name, command = f"{name}_{options.further}", f"{command} --further {options.further}"
+    plan = replace(plan, data=options.data)
     settings = {
         "base": "minilm-l6, float32",
         "threads": 1,
         "batch": methods.BATCH,
         "penalties": methods.PENALTIES,
         "programs": PROGRAMS,
-        "tasks": {task.name: asdict(task) for task in TASKS[: plan.tasks]},
-        "plan": {name: value for name, value in asdict(plan).items() if name != "data"},
+        "tasks": {task.name: asdict(task) for task in plan.tasks},
+        "plan": {key: _plain(value) for key, value in vars(plan).items() if key not in ("data", "tasks")},
     }
-    folder, command = SCRATCH if options.quick else RESULTS, "python scripts/benchmarks/language.py"
-    report = Report("language", ABOUT, settings, list(range(plan.seeds)), folder, options.fresh, command)
+    folder = SCRATCH if options.quick else RESULTS
+    report = Report(name, ABOUT, settings, list(plan.seeds), folder, options.fresh, command)
     for what, task, seed in () if options.finish else cells(plan):
         report.cell(f"{task.name}, seed {seed}: {what}", lambda w=what, t=task, s=seed: measure(w, t, s, plan, report))
     report.publish(summary(report.rows))
     report.finish()
     return 0
+
+
+def _plain(value: Any) -> Any:
+    return [*value] if isinstance(value, Sequence) else value
 
 
 if __name__ == "__main__":
