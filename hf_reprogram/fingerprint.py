@@ -234,6 +234,12 @@ def _differ_by_rounding(saved: Mapping[str, Any], present: Mapping[str, Any], ba
 
 
 def identity(base: nn.Module, processor: Any) -> dict[str, str | None]:
-    """The fingerprint that goes into a config: of the base, and of the processor where there is one."""
+    """The fingerprint that goes into a config: of the base, and of the processor where there is one.
+
+    With `layers`, the base's number of them: of a model that was loaded without its last ones (`num_hidden_layers=`),
+    as its name alone does not tell.
+    """
     found = {**base_fingerprint(base), "rounded": _rounded(base)}
+    layers = getattr(base.config, "num_hidden_layers", None)
+    found |= {"layers": str(layers)} if isinstance(layers, int) else {}
     return {**found, "processor": processor_fingerprint(processor)}

@@ -198,6 +198,26 @@ class TestBases:
         assert again.backbone.dtype == trained
         assert torch.equal(logits_of(again, ROWS), logits_of(model, ROWS))
 
+    @pytest.mark.parametrize("family", ["llama", "bert", "t5"])
+    def test_that_were_loaded_with_their_first_layers_come_so(self, family: str, tmp_path: Path) -> None:
+        whole, tokenizer = tiny(family)
+        whole.save_pretrained(tmp_path / "base")
+        tokenizer.save_pretrained(tmp_path / "base")
+        base = type(whole).from_pretrained(tmp_path / "base", num_hidden_layers=1)
+        assert 1 == base.config.num_hidden_layers < whole.config.num_hidden_layers
+        model = get_reprogram_model(base, program_config("prompt"), tokenizer)
+        model.save_pretrained(tmp_path / "program")
+        again = hr.AutoReprogramModel.from_pretrained(tmp_path / "program")
+        assert torch.equal(logits_of(again, ROWS), logits_of(model, ROWS))
+        with pytest.raises(ArtefactError, match="a base with another config"):
+            hr.AutoReprogramModel.from_pretrained(tmp_path / "program", whole, tokenizer)
+
+    @pytest.mark.parametrize("layers", ["9", "0", "-1", "1e9", "one", 7, None])
+    def test_a_number_of_layers_that_is_none_is_no_matter(self, layers: Any, tmp_path: Path) -> None:
+        folder, model = _on_disk("llama", tmp_path)
+        forge(folder, config=lambda c: c["fingerprint"].update(layers=layers))
+        assert hr.AutoReprogramModel.from_pretrained(folder).predict("good") == model.predict("good")
+
     def test_in_another_dtype_are_other_bases(self, tmp_path: Path) -> None:
         folder, _ = _on_disk("llama", tmp_path)
         with pytest.raises(ArtefactError, match="a base in another dtype: float32 is not float16"):
