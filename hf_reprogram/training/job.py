@@ -146,12 +146,19 @@ def load_base(base: BaseRecipe, words: bool = True) -> tuple[Any, Any]:
     hub = {} if base.revision is None else {"revision": base.revision}
     try:
         sources = import_module("hf_reprogram.sources")  # models that transformers lacks
-        named = transformers.AutoConfig.from_pretrained(base.model, **hub).architectures or ["none"]
+        own = transformers.AutoConfig.from_pretrained(base.model, **hub)
+        named = own.architectures or ["none"]
         wanted = base.auto_class or named[0]
         cls = getattr(transformers, wanted, None) or getattr(sources, wanted, None)
         if cls is None:
             fix = f"base.auto_class: one of {', '.join(AUTO_CLASSES)}"
             raise ConfigError("base.model", f"{base.model!r} names the class {named[0]!r}", "one of transformers", fix)
+        if base.layers is not None:
+            most = getattr(own, "num_hidden_layers", None) or 0
+            if not 1 <= base.layers <= most:
+                expected = f"1 to {most}" if most else "null: its config does not count its layers"
+                raise ConfigError("base.layers", f"{base.layers} of {base.model!r}", expected)
+            options["num_hidden_layers"] = base.layers
         model = cls.from_pretrained(base.model, **options, **hub)
         kind = "AutoTokenizer"
         if modality_of(model) == "audio":

@@ -22,12 +22,14 @@ from ..registry import misfit
 @dataclass(frozen=True)
 class BaseRecipe:
     """The base: a folder or a Hub name; `dtype` as `float32`, None for its own; `revision` on the Hub; `auto_class`
-    where the base's own config names a class that is not meant (facebook/bart-base)."""
+    where the base's own config names a class that is not meant (facebook/bart-base); `layers`, if only its first ones
+    are to be loaded."""
 
     model: str
     dtype: str | None = None
     revision: str | None = None
     auto_class: str | None = None
+    layers: int | None = None
 
 
 @dataclass(frozen=True)

@@ -229,6 +229,7 @@ BAD: dict[str, tuple[list[str], str]] = {
         ["base.auto_class=AutoModelForImageToText"],
         "base.auto_class: 'AutoModelForImageToText'",
     ),
+    "more layers than there are": (["base.layers=9"], "base.layers: 9 of .*Expected 1 to 2"),
     "an unknown program": (["config.program.type=promt"], "unknown program 'promt'"),
     "an unknown preset": (["config=null", "preset=wrap"], "unknown preset 'wrap'"),
 }
@@ -240,6 +241,13 @@ def test_what_cannot_be_meant(case: tuple[list[str], str], recipe: Path) -> None
     with pytest.raises(ConfigError, match=says):
         job.run(load(recipe, overrides))
     assert not (recipe.parent / "out").exists()
+
+
+def test_a_recipe_of_first_layers(recipe: Path) -> None:
+    result = job.run(load(recipe, ["base.layers=1", "training.max_steps=1"]))
+    again = hr.AutoReprogramModel.from_pretrained(recipe.parent / "out")
+    assert again.backbone.base.config.num_hidden_layers == 1
+    assert torch.equal(again.score(ROWS), result.model.score(ROWS))
 
 
 class TestCommand:
