@@ -211,7 +211,8 @@ def check_fingerprint(saved: Mapping[str, Any] | None, base: nn.Module, processo
                 "the base and processor that it was trained with",
                 "hr.remote_text or hr.remote_audio of the same source, classes and words"
                 if key == "asked"
-                else "AutoReprogramModel.from_pretrained loads the right ones",
+                else "AutoReprogramModel.from_pretrained loads the right ones, with what the base was loaded with "
+                "(quantization_config=...)",
             )
     if rounded:
         logger.warning(
@@ -243,3 +244,20 @@ def identity(base: nn.Module, processor: Any) -> dict[str, str | None]:
     layers = getattr(base.config, "num_hidden_layers", None)
     found |= {"layers": str(layers)} if isinstance(layers, int) else {}
     return {**found, "processor": processor_fingerprint(processor)}
+
+
+def renewed(saved: Mapping[str, Any], base: nn.Module) -> dict[str, Any]:
+    """The fingerprint of a base that may have been changed since it was wrapped, by a user's own training, say: a
+    program answers for the base under which it is saved. A change is said."""
+    look_again(base)
+    now = {**weights_fingerprint(base), "rounded": _rounded(base)}
+    if _differ_by_rounding(saved, now, base):  # loaded on the same weights in another type: they stay what they were
+        return dict(saved)
+    changed = [key for key in ("dtype", "weights", "rounded") if key in saved and saved[key] != now[key]]
+    if changed:
+        logger.warning(
+            "The base was changed after it was wrapped (%s). The program is saved as one of the base as it is: save "
+            "that too, model.backbone.base.save_pretrained(folder), and load the program with base_model=folder.",
+            ", ".join(changed),
+        )
+    return {**saved, **{key: now[key] for key in changed}}

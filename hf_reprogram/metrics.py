@@ -177,7 +177,7 @@ def diversity(samples: Sequence[Sequence[Any]], itself: bool = False) -> float:
         fix = "leave out those that ended sooner, or cut all to one length"
         raise DataError(f"samples[{odd}]", what, "answers of one length", fix)
     pairs = [(a, b) for i, a in enumerate(samples) for j, b in enumerate(samples) if itself or i != j]
-    equal = [sum(x == y for x, y in zip(a, b, strict=True)) / max(len(a), 1) for a, b in pairs]
+    equal = [sum(x == y for x, y in zip(a, b, strict=True)) / len(a) if len(a) else 1.0 for a, b in pairs]
     return 1 - sum(equal) / len(equal) if equal else 0.0
 
 

@@ -185,7 +185,8 @@ class ReprogramModel(PeftModel):
         subfolder: str | None = None,
         **hub: Any,
     ) -> None:
-        """Load a saved program beside the others (or over one of the same name); it is not made active.
+        """Load a saved program beside the others (or over one of the same name); it is not made active. It is frozen,
+        unless `is_trainable`, or over the active program while that trains.
 
         Straight into the two sites, strict: every tensor there, none too many, finite, of the right shape, made for
         this base and this processor. On any error the model is as it was.
@@ -291,6 +292,8 @@ class ReprogramModel(PeftModel):
         Raises:
             ArtefactError: NaN in a tensor, a full or read-only disk; what was there before is intact.
         """
+        if not isinstance(save_directory, str | os.PathLike) or not os.fspath(save_directory):
+            raise UsageError("save_pretrained(save_directory)", f"{save_directory!r}", "a folder")
         if is_main_process:
             shown = os.path.basename(os.path.abspath(save_directory))
             self._save(save_directory, shown, selected_adapters, state_dict)
@@ -302,6 +305,8 @@ class ReprogramModel(PeftModel):
             config, tensors = self._config_of(name), self.base_model.state(name, state)
             subfolder = "" if name == "default" or len(names) == 1 else name
             values = {**config.to_dict(), "inference_mode": True, "checksum": None}
+            if state is None:  # else the base is sharded, and no rank sees all of it
+                values["fingerprint"] = fingerprint.renewed(config.fingerprint or {}, self.backbone.base)
             card = model_card(config, tensors, shown, subfolder)
             artefact.save(os.path.join(root, subfolder), values, tensors, card)
 

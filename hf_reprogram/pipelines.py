@@ -12,8 +12,10 @@ import torch
 from transformers import PreTrainedModel
 
 from .auto import AutoReprogramModel
+from .data.rows import check_frame
 from .errors import BaseModelError, UsageError, did_you_mean
 from .model import ReprogramModel
+from .passes import at_least_one
 from .processors import tokenizer_of
 
 
@@ -124,7 +126,8 @@ class Pipeline:
             batch_size: rows per forward; None takes the pipeline's.
             options: of the task, over the pipeline's own.
         """
-        options, size = {**self.options, **options}, batch_size or self.batch_size
+        options, size = {**self.options, **options}, self.batch_size if batch_size is None else batch_size
+        at_least_one("pipeline(batch_size)", size)
         self.check(options)
         if isinstance(rows, str):
             answer = self.answers([rows], size, options)[0]
@@ -133,6 +136,7 @@ class Pipeline:
             return self.answers([rows], size, options)[0]
         if isinstance(rows, list | tuple):
             return self.answers(rows, size, options) if rows else []
+        check_frame(rows, "pipeline(...)(rows)")
         if not isinstance(rows, Iterable):
             what = f"{rows!r} is a {type(rows).__name__}"[:120]
             raise UsageError("pipeline(...)(rows)", what, "a text, a dict, or many of these")

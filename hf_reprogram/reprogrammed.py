@@ -139,6 +139,10 @@ class Reprogrammed(nn.Module):
             `logits` (batch, classes) and, with labels, `loss`; the base's own output where there is no mapping or
             the program is disabled.
         """
+        for name, column in {"input_ids": input_ids, "input_values": input_values, "labels": labels}.items():
+            if column is not None and not isinstance(column, Tensor):
+                fix = "model.predict(rows) takes texts, model.collator()(rows) makes columns of them"
+                raise UsageError(name, f"a {type(column).__name__}", "a tensor", fix)
         if readout is not None:
             rows = input_ids if input_ids is not None else input_values
             return self._mapped(Batch(), [self._read_before(readout, rows)], labels, num_items_in_batch)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .backbone.writing import NEW_TOKENS, new_tokens
 from .data.rows import as_rows, label_columns, label_of, label_tensor
 from .data.shares import of_all_ranks, share, world
 from .data.targets import asking
@@ -335,7 +336,7 @@ def generate(model: Any, rows: Any = None, adapter_names: Sequence[str] | None =
         given = f"None, and {next(iter(options))!r} given" if options else "None"
         fix = 'model.generate(["a text"], max_new_tokens=8), or hr.pipeline("text-generation", model)'
         raise UsageError("generate(rows)", given, "texts or dict rows, which the template lays out", fix)
-    columns, device = _to_write_after(model, rows, adapter_names), model.backbone.device
+    columns, device = _to_write_after(model, rows, adapter_names, options), model.backbone.device
     if "stop_strings" in options:
         options.setdefault("tokenizer", tokenizer_of(model.processing_class))
     with asleep(model):
@@ -343,7 +344,9 @@ def generate(model: Any, rows: Any = None, adapter_names: Sequence[str] | None =
         return model.reprogrammed.generate(moved, **options)
 
 
-def _to_write_after(model: Any, rows: Any, adapter_names: Sequence[str] | None) -> dict[str, Any]:
+def _to_write_after(
+    model: Any, rows: Any, adapter_names: Sequence[str] | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
     """The columns of rows, or of a batch that is laid out already."""
     if isinstance(rows, Mapping) and any(isinstance(value, Tensor) for value in rows.values()):
         if "answer_ids" in rows:
@@ -351,7 +354,7 @@ def _to_write_after(model: Any, rows: Any, adapter_names: Sequence[str] | None) 
             raise UsageError("generate(rows)", what, "the rows themselves")
         return {key: value for key, value in rows.items() if key != "labels"} | _named(adapter_names)
     collator = model.collator(disabled=model.reprogrammed.disabled)
-    collator.for_writing()
+    collator.for_writing(new_tokens(model.backbone.base, options) or NEW_TOKENS)
     made = as_rows(rows, model.text_column())
     if adapter_names is not None:
         if len(adapter_names) != len(made):

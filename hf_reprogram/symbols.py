@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -113,7 +113,7 @@ class Symbols:
             where,
             what,
             f"one of the {len(self.names)} target symbols",
-            "the base's own mask token, processing_class.mask_token, stands for what is asked for"
+            "the base's own mask token, if it has one (processing_class.mask_token), stands for what is asked for"
             if MASK.match(text, at)
             else f"{near}; or add {odd!r} to symbols; unknown= names the symbol that stands for such",
         )
@@ -152,6 +152,8 @@ def target_symbols(source: Any) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             what = f"{str(source)!r} cannot be read ({error})"
             raise ConfigError(where, what, "a text file with one symbol per line") from error
+    elif not isinstance(source, Iterable):
+        raise ConfigError(where, f"{source!r} is a {type(source).__name__}"[:120], "a tokenizer, a path, or texts")
     else:
         texts = list(source)
         odd = next((text for text in texts if not isinstance(text, str)), None)

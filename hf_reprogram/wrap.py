@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+import operator
 import re
 import warnings
 from collections.abc import Iterator
@@ -92,6 +94,9 @@ def resolve(config: ReprogramConfig, backbone: Any, processor: Any) -> Reprogram
     config.base_model_name_or_path = backbone.base.config._name_or_path or None
     config.base_auto_class = backbone.auto_class
     config.embedding_rms = remembered(backbone.base, "rms", lambda _: backbone.rms())
+    if not math.isfinite(config.embedding_rms):
+        what = f"the embeddings of this {type(backbone.base).__name__} hold numbers that are not finite"
+        raise BaseModelError("model", what, "finite weights", "load the checkpoint again")
     config.fingerprint = identity(backbone.base, processor)
     return config
 
@@ -110,6 +115,13 @@ def _check_answer(config: ReprogramConfig, backbone: Any, processor: Any) -> Non
     where = f"{type(config.programs[0]).__name__}.template"
     pieces = parse(template, where)
     reading = _reading(config, backbone)
+    if reading.kind == "positions" and has_answer(pieces) and backbone.facts.answer == "mask":
+        warnings.warn(
+            f"{where}: {{answer}} in {template!r} is a mask like those of the rows: each has one more to fill. "
+            "Fix: a template without {answer}.",
+            UserWarning,
+            stacklevel=4,
+        )
     needs = reading.kind in ("rows", "sequence", "text") or (
         reading.kind == "state" and reading.pool in ("answer", "head")
     )
@@ -288,7 +300,7 @@ def parts_for(config: ReprogramConfig, backbone: Any, tensors: dict[str, Tensor]
 
 def start(model: Any, name: str, seed: int) -> None:
     """Parameters from the base's own statistics; maps that need no rows of a user are estimated; notes the seed."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     program, mapping = model.base_model.sites()
     for part in program.entries[name]:
         part.initialise(model.backbone, generator, tokenizer_of(model.processing_class))
@@ -299,6 +311,14 @@ def start(model: Any, name: str, seed: int) -> None:
         model.fit_mapping()
         model.set_adapter(active)
     note_start(model.peft_config[name], seed)
+
+
+def seeded(seed: Any, where: str = "seed") -> torch.Generator:
+    """A generator at a seed."""
+    try:
+        return torch.Generator().manual_seed(operator.index(seed))
+    except (TypeError, RuntimeError, ValueError):
+        raise ConfigError(where, f"{seed!r}", "a whole number of at most 64 bits") from None
 
 
 def note_start(config: ReprogramConfig, seed: int) -> None:

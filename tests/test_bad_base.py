@@ -85,6 +85,16 @@ def test_what_is_no_base(make: Callable[[], Any], says: str) -> None:
     assert found is None or flags(thing) == found
 
 
+def test_a_row_of_embeddings_that_is_no_number() -> None:
+    """Also of a word that no text of ours has: the unit of programs is that of all rows."""
+    base, tokenizer = tiny("bert-encoder")
+    base.embeddings.word_embeddings.weight.data[50] = float("nan")
+    mapping = {"type": "linear", "on": "state", "pool": "mean"}
+    config = ReprogramConfig(program={"type": "none", "template": "{text}"}, mapping=mapping, labels=["a", "b"])
+    with pytest.raises(BaseModelError, match="embeddings of this BertModel hold numbers that are not finite"):
+        get_reprogram_model(base, config, tokenizer)
+
+
 class TestTokenizers:
     """What is given as processing_class is a tokenizer, and one whose ids the base knows."""
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from hf_reprogram.errors import ReprogramError, UsageError
+import hf_reprogram as hr
+from hf_reprogram.errors import ConfigError, ReprogramError, UsageError
 from hf_reprogram.model import ReprogramModel
 from hf_reprogram.testing import ROWS, build, program_config
 from tests.artefact_kit import check, nothing_changes
@@ -103,6 +104,43 @@ CASES: dict[str, Case] = {
     "batches of none": (lambda m: m.predict("good", batch_size=0), ReprogramError, "batch_size ... 0 ... 1"),
     "batches of less": (lambda m: m.score("good", batch_size=-1), ReprogramError, "batch_size ... -1 ... 1"),
     "no labels of a row": (lambda m: m.predict("good", top_k=0), ReprogramError, "top_k ... 0 ... 1"),
+    "texts in the place of columns": (
+        lambda m: m(["a text"]),
+        UsageError,
+        "input_ids ... a list ... model.predict(rows)",
+    ),
+    "names in the place of ids of labels": (
+        _forward(labels=["positive"]),
+        UsageError,
+        "labels ... a list ... a tensor",
+    ),
+    "a batch without slots": (
+        lambda m: m(**m.collator(disabled=True)(ROWS[:2])),
+        UsageError,
+        "slot_index ... missing ... model.collator()",
+    ),
+    "a seed that is a word": (
+        lambda m: m.add_adapter("other", program_config("prompt"), seed="one"),
+        ConfigError,
+        "seed ... 'one' ... a whole number",
+    ),
+    "a dict for a generation config": (
+        lambda m: m.generate("good", generation_config={"max_new_tokens": 2}),
+        UsageError,
+        "generate(generation_config) ... a dict ... GenerationConfig(max_new_tokens=8)",
+    ),
+    "batches of no rows in a pipeline": (
+        lambda m: hr.pipeline("text-generation", m, batch_size=0)("good"),
+        UsageError,
+        "pipeline(batch_size) ... 0 ... from 1",
+    ),
+    "no folder": (
+        lambda m: m.save_pretrained(None),
+        UsageError,
+        "save_pretrained(save_directory) ... None ... a folder",
+    ),
+    "an empty folder name": (lambda m: m.save_pretrained(""), UsageError, "'' ... a folder"),
+    "symbols of a number": (lambda m: hr.target_symbols(5), ConfigError, "target_symbols(source) ... 5 is a int"),
     "reentrant checkpointing": (
         lambda m: m.gradient_checkpointing_enable({"use_reentrant": True}),
         UsageError,

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import datasets
+import pandas as pd
 import pytest
 import torch
 
+import hf_reprogram as hr
 from hf_reprogram.errors import DataError, ReprogramError, UsageError
 from hf_reprogram.model import ReprogramModel
 from hf_reprogram.testing import LABELS, ROWS, build, program_config
+from hf_reprogram.training.trainer import make_trainer
 from tests.artefact_kit import check, nothing_changes
 
 
@@ -50,6 +53,31 @@ CASES: dict[str, Case] = {
     "bytes for a text": (_rows({"text": b"good"}), DataError, "rows[0]['text'] ... b'good' is a bytes ... a text"),
     "a number for a row": (_rows(ROWS[0], 7), DataError, "rows[1] ... 7 is a int ... a text or a dict"),
     "a list for a row": (_rows(["good"]), DataError, "rows[0] ... is a list ... a text or a dict"),
+    "what pandas writes for a missing text": (
+        _rows(ROWS[0], {"text": float("nan")}),
+        DataError,
+        "rows[1]['text'] ... nan is a missing value ... a text ... drop such rows",
+    ),
+    "half of a surrogate pair": (
+        _rows({"text": "a\ud800"}),
+        DataError,
+        "rows[0]['text'] ... 'a\\ud800' ... surrogate",
+    ),
+    "a table of pandas": (
+        lambda m: m.predict(pd.DataFrame(ROWS)),
+        DataError,
+        "rows ... a DataFrame ... Dataset.from_pandas(frame), or frame.to_dict('records')",
+    ),
+    "a table of pandas in a pipeline": (
+        lambda m: hr.pipeline(model=m)(pd.DataFrame(ROWS)),
+        DataError,
+        "pipeline(...)(rows) ... a DataFrame",
+    ),
+    "a table of pandas to train on": (
+        lambda m: make_trainer(m, None, pd.DataFrame(ROWS)),
+        DataError,
+        "train_dataset ... a DataFrame",
+    ),
     "no rows": (_rows(), DataError, "rows ... empty ... at least one row"),
     "no rows to predict": (lambda m: m.predict([]), DataError, "rows ... empty"),
     "a number for rows": (lambda m: m.predict(7), DataError, "rows ... 7 is a int"),

@@ -54,6 +54,18 @@ class TestServedInBfloat16:
         served = hr.AutoReprogramModel.from_pretrained(tmp_path / "program", dtype=torch.bfloat16)
         assert served.backbone.dtype == torch.bfloat16
 
+    def test_saved_again_it_stays_one_of_the_base_in_which_it_was_trained(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        saved_on(*tiny("llama"), tmp_path / "a")
+        base, tokenizer = tiny("llama")
+        served = loaded_on(base.to(torch.bfloat16), tokenizer, tmp_path / "a")
+        caplog.clear()
+        served.save_pretrained(tmp_path / "b")
+        assert not caplog.records
+        again = loaded_on(*tiny("llama"), tmp_path / "b")
+        assert again.peft_config["default"].fingerprint == served.peft_config["default"].fingerprint
+
     def test_the_other_way_round(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         base, tokenizer = tiny("llama")
         saved_on(base.to(torch.bfloat16), tokenizer, tmp_path)
@@ -146,6 +158,30 @@ class TestWrittenThroughData:
         saved_on(base, tokenizer, tmp_path / "after")
         with pytest.raises(ArtefactError, match="other weights"):
             loaded_on(*tiny("llama"), tmp_path / "after")
+
+    def test_a_base_that_was_changed_while_it_was_wrapped(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A program answers for the base under which it was saved, not for the one that was wrapped."""
+        base, tokenizer = tiny("llama")
+        model = hr.get_reprogram_model(base, program_config("prompt"), tokenizer)
+        base.model.layers[0].self_attn.q_proj.weight.data += 0.5
+        with caplog.at_level(logging.WARNING, "hf_reprogram"):
+            model.save_pretrained(tmp_path / "program")
+        assert "changed after it was wrapped (weights, rounded)" in caplog.text
+        answers = model.score(ROWS)
+        model.unload().save_pretrained(tmp_path / "base")
+        with pytest.raises(ArtefactError, match="other weights"):
+            loaded_on(*tiny("llama"), tmp_path / "program")
+        again = hr.AutoReprogramModel.from_pretrained(tmp_path / "program", tmp_path / "base", tokenizer)
+        assert torch.equal(again.score(ROWS), answers)
+
+    def test_a_base_that_stayed_says_nothing(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.WARNING, "hf_reprogram"):
+            model = saved_on(*tiny("llama"), tmp_path)
+            model.predict(ROWS)
+            model.save_pretrained(tmp_path)
+        assert not caplog.records
 
     def test_frozen_rows_of_the_base_before(self) -> None:
         config = hr.ReprogramConfig(

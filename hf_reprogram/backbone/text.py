@@ -110,7 +110,7 @@ class TextBackbone(Backbone):
     @cached_property
     def decoder_prefix(self) -> tuple[int, ...]:
         """Token ids that the decoder reads before the answer; () for bases without a decoder."""
-        return prefix_of(self.base, self.family)
+        return prefix_of(self.base, self.family) if hasattr(self.body, "decoder") else ()  # T5EncoderModel has none
 
     @property
     def facts(self) -> Facts:

@@ -7,7 +7,7 @@ then ignores it with a warning, fails inside, or does something else without a w
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,7 +68,7 @@ def checked(base: PreTrainedModel, given: dict[str, Any], width: int, limit: int
     _refuse(asked)
     own = _said(base.generation_config)
     made, room = dict(given), None if limit is None else limit - width
-    new = asked.get("max_new_tokens") or own.get("max_new_tokens")
+    new = new_tokens(base, given)
     if new is None and not (base.config.is_encoder_decoder and own.get("max_length")):
         new = made["max_new_tokens"] = NEW_TOKENS if room is None else max(min(NEW_TOKENS, room), 1)
     if new is not None and room is not None and new > room:
@@ -89,8 +89,17 @@ def checked(base: PreTrainedModel, given: dict[str, Any], width: int, limit: int
     return made
 
 
-def _said(config: GenerationConfig | None) -> dict[str, Any]:
+def new_tokens(base: PreTrainedModel, given: Mapping[str, Any]) -> int | None:
+    """How many new tokens are asked for, by the caller or by the base's generation config."""
+    asked = {**_said(given.get("generation_config")), **given}.get("max_new_tokens")
+    return asked or _said(getattr(base, "generation_config", None)).get("max_new_tokens")
+
+
+def _said(config: Any) -> dict[str, Any]:
     """What a generation config says."""
+    if config is not None and not isinstance(config, GenerationConfig):
+        what, fix = f"a {type(config).__name__}", "GenerationConfig(max_new_tokens=8), or max_new_tokens=8 alone"
+        raise UsageError("generate(generation_config)", what, "a transformers GenerationConfig", fix)
     return {} if config is None else {k: v for k, v in vars(config).items() if v is not None}
 
 

@@ -100,7 +100,7 @@ class AudioCollator:
             made.append(clip)
         return made
 
-    def for_writing(self) -> None:
+    def for_writing(self, new: int = 0) -> None:
         """Nothing: a base that hears writes after the same canvas."""
 
     def stack(self, made: Sequence[Clip]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def as_rows(rows: Any, column: str) -> list[dict[str, Any]]:
         rows = [rows]
     if not isinstance(rows, Iterable):
         raise DataError("rows", f"{repr(rows)[:80]} is a {type(rows).__name__}", "a text, a dict, or a list of these")
+    check_frame(rows, "rows")
     rows = undecoded(rows)
     made = []
     for i, row in enumerate(rows):
@@ -51,6 +52,13 @@ def as_rows(rows: Any, column: str) -> list[dict[str, Any]]:
     return made
 
 
+def check_frame(rows: Any, where: str) -> None:
+    """Raise for a table of pandas, polars or pyarrow: a walk through one gives its columns."""
+    if hasattr(rows, "columns") and not isinstance(rows, Mapping):
+        fix = "datasets.Dataset.from_pandas(frame), or frame.to_dict('records')"
+        raise DataError(where, f"a {type(rows).__name__}", "a text, a dict, or many of these", fix)
+
+
 def undecoded(rows: Any) -> Any:
     """A dataset whose audio columns come as their files: decoding by `datasets` would need torchcodec and FFmpeg."""
     features = getattr(rows, "features", None)
@@ -60,6 +68,24 @@ def undecoded(rows: Any) -> Any:
         if type(feature).__name__ == "Audio" and feature.decode:
             rows = rows.cast_column(name, type(feature)(sampling_rate=feature.sampling_rate, decode=False))
     return rows
+
+
+def text_of(value: Any, where: str) -> str:
+    """A column's value as a text; a number is one too."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
+        value = str(value)
+    if not isinstance(value, str):
+        missing = isinstance(value, float)  # how tables say that there is none
+        kind = "a missing value" if missing else f"a {type(value).__name__}"
+        raise DataError(where, f"{value!r} is {kind}", "a text", "drop such rows" if missing else None)
+    if not value.strip():
+        raise DataError(where, f"{value!r} is empty", "a text", "drop such rows")
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        what = f"{value[:80]!r} holds half of a surrogate pair"
+        raise DataError(
+            where, what, "letters of Unicode", "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        )
+    return value
 
 
 def program_of(row: Mapping[str, Any], known: Mapping[str, Any], active: str, where: str) -> str:

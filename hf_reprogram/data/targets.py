@@ -41,6 +41,8 @@ class Aim:
         if not isinstance(label, str):
             raise DataError(where, f"{label!r} is a {type(label).__name__}"[:120], "a text of symbols")
         found = self.targets.symbols.read(label, where=where)
+        if not found and (self.mask is not None or self.targets.end is None):
+            raise DataError(where, f"{label!r} is empty", "a text of symbols", "drop such rows")
         if self.targets.end is not None and self.targets.end in found:
             what = f"{label!r} has {self.targets.symbols.names[self.targets.end]!r} in it, which ends a text"
             raise DataError(where, what[:200], "other symbols only")
@@ -88,7 +90,9 @@ class Aim:
         if not masks:
             expected = f"{self.token!r} for each symbol that is asked for"
             fix = "leave the label out, and masks are drawn" if teach and wanted is not None else None
-            what = f"no {self.token!r}" + (", and no symbol that could be masked" if teach and wanted is None else "")
+            what = f"no {self.token!r}" + (
+                ", and no symbol of a program that could be masked" if teach and wanted is None else ""
+            )
             raise DataError(where, what, expected, fix)
         if right is None or not self.targets.every:
             return masks, right and [right[i] for i in masks]

@@ -15,7 +15,7 @@ from ..config import ReprogramConfig
 from ..errors import ConfigError, DataError, UsageError, did_you_mean
 from ..symbols import Symbols, Targets
 from ..template import Answer, Column, Piece, Slots, Words, columns, parse, slot_count
-from .rows import LABEL_COLUMNS, SOUND_COLUMNS, as_rows, label_of, label_tensor, program_of, target_of
+from .rows import LABEL_COLUMNS, SOUND_COLUMNS, as_rows, label_of, label_tensor, program_of, target_of, text_of
 from .targets import aim_of
 
 
@@ -92,6 +92,7 @@ class TextCollator:
     ) -> None:
         self.tokenizer, self.layouts, self.active = tokenizer, dict(layouts), active
         self.facts, self.names, self.disabled = facts, names, disabled
+        self.reserved = 0  # positions that a row which is cut leaves free for what is written after it
         self.cuts = False  # whether a row was cut, and that was said
         self.harmless = harmless_id(tokenizer)
         self.prefix, self.suffix = special_ids(tokenizer)
@@ -136,10 +137,10 @@ class TextCollator:
             made.append(out)
         return made
 
-    def for_writing(self) -> None:
-        """Pad on the left from now on, and score no words: what generation needs (N32)."""
+    def for_writing(self, new: int = 0) -> None:
+        """Pad on the left from now on, score no words, cut long rows to leave room for `new` tokens (N32)."""
         if self.facts.answer == "last":
-            self.facts = replace(self.facts, padding_side="left")
+            self.facts, self.reserved = replace(self.facts, padding_side="left"), new
         self.layouts = {name: replace(layout, words=None) for name, layout in self.layouts.items()}
 
     def stack(self, made: Sequence[LaidOut]) -> dict[str, Any]:
@@ -234,10 +235,7 @@ class TextCollator:
 
     def _one(self, row: Mapping[str, Any], layout: Layout, where: str, after: int = 0) -> LaidOut:
         parts = {i: self._column(row, p, layout, where) for i, p in enumerate(layout.pieces) if isinstance(p, Column)}
-        whole = sum(map(len, parts.values()))
         self._cut(parts, layout, where, after)
-        if layout.targets is not None and not self.disabled and (room := sum(map(len, parts.values()))) < whole:
-            raise DataError(where, f"{whole} symbols, and the base has room for {room}", "shorter texts")
         out = LaidOut(None, words=None if self.disabled else layout.words)
         self._add(out, self.prefix)
         for i, piece in enumerate(layout.pieces):
@@ -287,13 +285,7 @@ class TextCollator:
                 f"the columns {columns(layout.pieces)}",
                 "sounds are for a program whose base hears" if heard else did_you_mean(piece.name, row),
             )
-        value = row[piece.name]
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            value = str(value)
-        if not isinstance(value, str):
-            raise DataError(f"{where}[{piece.name!r}]", f"{value!r} is a {type(value).__name__}", "a text")
-        if not value.strip():
-            raise DataError(f"{where}[{piece.name!r}]", f"{value!r} is empty", "a text", "drop such rows")
+        value = text_of(row[piece.name], f"{where}[{piece.name!r}]")
         if layout.symbols is not None and not self.disabled:
             return self._symbols(value, layout.symbols, f"{where}[{piece.name!r}]")
         return self._tokens(piece.lead + value)
@@ -320,6 +312,10 @@ class TextCollator:
             what = f"a label of {after + 1} tokens leaves no room for the row in the base's {self.limit} positions"
             raise DataError(where, what, "a shorter label")
         whole = sum(map(len, parts.values()))
+        if whole > room and layout.targets is not None and not self.disabled:
+            raise DataError(where, f"{whole} symbols, and the base has room for {room}", "shorter texts")
+        if whole > room:
+            room = max(room - self.reserved, len(parts))
         if whole > room and not self.cuts:
             self.cuts = True  # of many long rows one warning is enough
             logger.warning("%s has %d tokens, and the base has room for %d: long rows are cut.", where, whole, room)
@@ -358,8 +354,9 @@ class TextCollator:
         batch: dict[str, Any] = {
             "input_ids": codes.where(codes >= 0, self.harmless),
             "attention_mask": torch.tensor([padded([1] * len(m.ids), 0) for m in made]),
-            "slot_index": torch.tensor([padded(m.slots, -1) for m in made]),
         }
+        if not self.disabled:  # without it a program with slots refuses the batch
+            batch["slot_index"] = torch.tensor([padded(m.slots, -1) for m in made])
         if any(layout.symbols for layout in self.layouts.values()) and not self.disabled:
             batch["symbol_index"] = (~codes).clamp(min=-1)
         shifts = [longest - len(m.ids) if left and self.facts.answer != "decoder" else 0 for m in made]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -64,8 +65,8 @@ def add_weighted_adapter(
 
     p_0 is the start that all of them were trained from, and p_i - p_0 what program i has learned, its task vector
     (2408.01119). So weights of 1 add what several have learned, weights whose sum is 1 average or interpolate, and -1
-    unlearns. A single weight of 1 gives the program itself, to the bit. PEFT's name and arguments; as there, the new
-    program is not made active.
+    unlearns. A single weight of 1 gives the program itself, to the bit of its plain form. PEFT's name and arguments;
+    as there, the new program is not made active.
 
     All tensors of the plain forms (see `fold`) are combined so, those of the mapping too. The start is not stored: it
     is made again from the config and the seed that `get_reprogram_model` or `add_adapter` noted in
@@ -129,7 +130,7 @@ def _factors(model: Any, adapters: Any, weights: Any, combination_type: Any) -> 
     if not isinstance(weights, Sequence) or len(weights) != len(adapters):
         raise ConfigError("weights", f"{weights!r} for {list(adapters)!r}", "one number for each")
     for i, weight in enumerate(weights):
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+        if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
             raise ConfigError(f"weights[{i}]", f"{weight!r}", "a finite number")
     return [float(weight) for weight in weights]
 
@@ -154,7 +155,8 @@ def _facts(config: ReprogramConfig) -> dict[str, Any]:
     for part in (*config.programs, config.mapping):
         found |= {f"{type(part).__name__}.{key}": value for key, value in part.to_dict().items()}
     values = config.to_dict()
-    found |= {f"ReprogramConfig.fingerprint[{k!r}]": v for k, v in (values.pop("fingerprint") or {}).items()}
+    base = {k: v for k, v in (values.pop("fingerprint") or {}).items() if k != "layers"}  # which `config` holds too
+    found |= {f"ReprogramConfig.fingerprint[{k!r}]": v for k, v in base.items()}
     return found | {f"ReprogramConfig.{key}": value for key, value in values.items() if key not in _FREE}
 
 
@@ -245,7 +247,9 @@ def _combined(
     if not first.is_floating_point():
         odd = next((name for name, t in zip(adapters, tensors, strict=True) if not torch.equal(t, first)), None)
         if odd is not None:
-            raise ConfigError(key, f"differs between {adapters[0]!r} and {odd!r}", "equal: it counts or names things")
+            fix = "fit_mapping(rows) of both, or of neither" if key.endswith(".fitted") else None
+            what = f"differs between {adapters[0]!r} and {odd!r}"
+            raise ConfigError(key, what, "equal: it counts or names things", fix)
         return first.clone()
     total = torch.zeros_like(first, dtype=torch.float64)
     for factor, tensor in zip(factors, tensors, strict=True):

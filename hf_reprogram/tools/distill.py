@@ -22,7 +22,7 @@ from ..passes import above_zero, asleep, at_least_one
 from ..processors import tokenizer_of
 from ..programs.prompt import Prompt
 from ..template import Slots, slot_groups
-from ..wrap import note_start
+from ..wrap import note_start, seeded
 
 
 PIECE = 2**24  # numbers of the largest (positions, vocabulary) that is made at once: 64 MB
@@ -91,8 +91,13 @@ def distill(
     if learning_rate is not None:
         above_zero("distill(learning_rate)", learning_rate, "a number above 0, or None: each program's own")
     lesson = lesson_of(model, instruction)
-    made = lesson.collator.lay_out(as_rows(rows, model.text_column()), labelled=False)
-    generator = torch.Generator().manual_seed(seed)
+    given = as_rows(rows, model.text_column())
+    for i, row in enumerate(given):
+        if row.get("adapter") not in (None, model.active_name()):
+            what = f"{row['adapter']!r}, and the active program is {model.active_name()!r}"
+            raise UsageError(f"rows[{i}]['adapter']", what, "rows of the program that is taught", "set_adapter(name)")
+    made = lesson.collator.lay_out(given, labelled=False)
+    generator = seeded(seed, "distill(seed)")
     if held_out is None:
         made, kept = _set_aside(made, generator)
     else:

@@ -10,7 +10,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
-from ..data.rows import label_columns, undecoded
+from ..data.rows import check_frame, label_columns, undecoded
 from ..data.targets import asking
 from ..errors import DataError, UsageError
 from ..features import FrozenRows
@@ -193,6 +193,7 @@ def _settle(model: Any, args: TrainingArguments, streams: bool) -> None:
 
 def _check_rows(rows: Any) -> None:
     """Raise for what holds no rows, before Trainer fails on it in words of its own."""
+    check_frame(rows, "train_dataset")
     if not isinstance(rows, Iterable | torch.utils.data.Dataset):
         raise DataError(
             "train_dataset", f"{rows!r} is a {type(rows).__name__}"[:120], "dict rows, or a dataset of rows"

@@ -7,6 +7,7 @@ import torch
 import transformers as t
 
 from hf_reprogram.backbone.text import TextBackbone
+from hf_reprogram.config import ReprogramConfig
 from hf_reprogram.errors import BaseModelError
 from hf_reprogram.fingerprint import config_fields
 from hf_reprogram.model import get_reprogram_model
@@ -35,6 +36,15 @@ def base_of(family: str, start: int | None = None, language: int | None = None) 
 )
 def test_it_is_what_generate_begins_with(family: str, start: int, language: int | None, prefix: tuple) -> None:
     assert TextBackbone(base_of(family, start, language)).decoder_prefix == prefix
+
+
+def test_an_encoder_alone_has_no_decoder_to_begin() -> None:
+    base, tokenizer = tiny("t5-encoder")
+    base.config.decoder_start_token_id = None
+    assert TextBackbone(base).decoder_prefix == ()
+    mapping = {"type": "linear", "on": "state", "pool": "mean"}
+    config = ReprogramConfig(program={"type": "none", "template": "{text}"}, mapping=mapping, labels=["a", "b"])
+    get_reprogram_model(base, config, tokenizer)
 
 
 def test_a_family_without_a_row_begins_with_what_generate_forces() -> None:

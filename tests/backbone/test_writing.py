@@ -271,6 +271,18 @@ class TestHowMany:
         found = model.generate(TEXTS, do_sample=False, min_new_tokens=NEW_TOKENS)
         assert found.shape == (4, NEW_TOKENS) and not recwarn.list
 
+    def test_a_long_row_is_cut_to_leave_room(self, caplog: pytest.LogCaptureFixture) -> None:
+        model, long = writer("llama"), " ".join(TEXTS * 20)
+        found = model.generate([TEXTS[0], long], **GREEDY)
+        assert found.shape == (2, GREEDY["max_new_tokens"]) and "long rows are cut" in caplog.text
+        assert torch.equal(found[1:], model.generate([long], **GREEDY))
+        short = model.collator().lay_out([long])[0]
+        collator = model.collator()
+        collator.for_writing(5)
+        assert len(collator.lay_out([long])[0]) == len(short) - 5
+        with pytest.raises(UsageError, match="60 after"):  # a row that need not be cut is whole
+            model.generate(TEXTS[:1], max_new_tokens=60)
+
     def test_as_many_as_there_is_room_for(self) -> None:
         model = writer("llama", "{prompt:50} {text}")  # 50 slots, <s> and 5 words leave 8 of 64 positions
         assert model.generate(TEXTS[:1], do_sample=False, eos_token_id=-1).shape == (1, 8)

@@ -284,8 +284,27 @@ class TestFreshEyes:
         assert torch.equal(torch.get_rng_state(), state)
 
     def test_another_base_s_mask_token(self) -> None:
-        with pytest.raises(DataError, match="position 1 .* mask token, processing_class.mask_token"):
+        with pytest.raises(DataError, match="position 1 .* mask token, if it has one"):
             _model().predict(["a[mask]b"])
+
+    def test_an_answer_slot_is_a_mask_and_that_is_said(self) -> None:
+        base, tokenizer = tiny("bert")
+        program = [
+            {"type": "prompt", "template": "{prompt:2} {text}{answer}"},
+            {"type": "projection", "symbols": "abc"},
+        ]
+        with pytest.warns(UserWarning, match=r"template: {answer} in .* is a mask like those of the rows"):
+            config = hr.ReprogramConfig(program=program, mapping={"type": "tokens", "symbols": "abc"})
+            hr.get_reprogram_model(base, config, tokenizer)
+
+    def test_an_empty_label(self) -> None:
+        with pytest.raises(DataError, match="'' is empty. Expected a text of symbols. Fix: drop such rows"):
+            _model().collator()([{"text": "a<mask>", "label": ""}])
+
+    def test_a_long_row_is_refused_and_not_said_to_be_cut(self, caplog: pytest.LogCaptureFixture) -> None:
+        with pytest.raises(DataError, match="300 symbols, and the base has room for 6"):
+            _model().predict(["ab" * 150])
+        assert not caplog.records
 
     def test_a_label_and_nothing_that_is_masked(self) -> None:
         with pytest.raises(DataError, match="no '<mask>'. Expected .*Fix: leave the label out"):

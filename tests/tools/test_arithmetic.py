@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -293,6 +294,12 @@ class TestSums:
         model.train()
         model(**model.collator()(ROWS)).loss.backward()
         assert model.active_programs()[0].slots.grad.abs().sum() > 0
+
+    def test_a_program_saved_before_layers_were_counted(self) -> None:
+        model = taught(KINDS["prompt"])
+        del model.peft_config["b"].fingerprint["layers"]
+        model.add_weighted_adapter(["a", "b"], [np.float32(0.5), 0.5], "mean")
+        assert model.peft_config["mean"].training["weights"] == {"a": 0.5, "b": 0.5}
 
     def test_a_mean_lies_between(self) -> None:
         model = taught(KINDS["prompt"])

@@ -175,6 +175,12 @@ class TestLearning:
         model.distill(INSTRUCTION, TEXTS, steps=2, progress=False)
         assert all(torch.equal(t, other[key]) for key, t in model.base_model.state("other").items())
 
+    def test_rows_of_another_program_are_refused(self) -> None:
+        model = student()
+        model.add_adapter("other", ReprogramConfig(program="prompt", mapping=VERBALIZER))
+        with pytest.raises(UsageError, match=r"rows\[1\]\['adapter'\]: 'other', and the active program is 'default'"):
+            model.distill(INSTRUCTION, [TEXTS[0], {"text": TEXTS[1], "adapter": "other"}], steps=1)
+
     def test_a_program_without_mapping_writes_as_told(self) -> None:
         """No labels, no label words: what is learned is how the base goes on."""
         base, tokenizer = tiny("llama")

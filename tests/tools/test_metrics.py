@@ -148,7 +148,7 @@ class TestDiversity:
         assert hr.diversity(["AC", "AG", "GT"]) == pytest.approx(1 - 0.5 / 3)
         assert hr.diversity(["AC", "AG", "GT"], itself=True) == pytest.approx(1 - (2 * 0.5 + 3) / 9)
         assert hr.diversity([["good", "bad"], ["good", "fine"]]) == 0.5
-        assert hr.diversity(["AC"]) == 0.0
+        assert hr.diversity(["AC"]) == hr.diversity(["", ""]) == 0.0
 
     def test_places_of_answers_of_different_length_cannot_be_compared(self) -> None:
         with pytest.raises(DataError, match=r"samples\[1\]: 1 symbols, and samples\[0\] has 2. Expected answers"):
