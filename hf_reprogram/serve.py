@@ -354,7 +354,8 @@ def _to_write_after(
             raise UsageError("generate(rows)", what, "the rows themselves")
         return {key: value for key, value in rows.items() if key != "labels"} | _named(adapter_names)
     collator = model.collator(disabled=model.reprogrammed.disabled)
-    collator.for_writing(new_tokens(model.backbone.base, options) or NEW_TOKENS)
+    new = new_tokens(model.backbone.base, options)
+    collator.for_writing(new if isinstance(new, int) else NEW_TOKENS)  # what is no number, `generate` refuses
     made = as_rows(rows, model.text_column())
     if adapter_names is not None:
         if len(adapter_names) != len(made):

@@ -280,6 +280,8 @@ class TestHowMany:
         collator = model.collator()
         collator.for_writing(5)
         assert len(collator.lay_out([long])[0]) == len(short) - 5
+        with pytest.raises(UsageError, match="'five'. Expected a whole number"):
+            model.generate([long], max_new_tokens="five")
         with pytest.raises(UsageError, match="60 after"):  # a row that need not be cut is whole
             model.generate(TEXTS[:1], max_new_tokens=60)
 
