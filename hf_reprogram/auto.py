@@ -100,7 +100,7 @@ def _load_base(config: ReprogramConfig, name: str | None, where: Any, kwargs: di
     with _explained(where, f"its base {name!r}", expected, "base_model", kwargs.get("token")):
         base = getattr(transformers, auto_class).from_pretrained(name, **kwargs)
         layers = str((config.fingerprint or {}).get("layers"))
-        if layers.isdecimal() and 0 < int(layers) < getattr(base.config, "num_hidden_layers", 0):
+        if layers.isdecimal() and 0 < int(layers) < (getattr(base.config, "num_hidden_layers", None) or 0):
             # It was trained on the first layers alone. Any other difference is for the fingerprint to refuse.
             cut = {"num_hidden_layers": int(layers), **kwargs}
             base = getattr(transformers, auto_class).from_pretrained(name, **cut)

@@ -80,11 +80,11 @@ def text_of(value: Any, where: str) -> str:
         raise DataError(where, f"{value!r} is {kind}", "a text", "drop such rows" if missing else None)
     if not value.strip():
         raise DataError(where, f"{value!r} is empty", "a text", "drop such rows")
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        what = f"{value[:80]!r} holds half of a surrogate pair"
-        raise DataError(
-            where, what, "letters of Unicode", "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
-        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        what, fix = f"{value[:80]!r} holds half of a surrogate pair", "text.encode('utf-8', 'replace').decode()"
+        raise DataError(where, what, "letters of Unicode", fix) from None
     return value
 
 

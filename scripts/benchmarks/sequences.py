@@ -48,7 +48,7 @@ from hf_reprogram.tools.random_source import random_source
 
 
 ABOUT = "Symbols of other languages on frozen text models; accuracy on held-out rows in percent."
-# Class, folder under shared/models, precision: SmolLM2 in that of its release, which halves its time on a CPU.
+# Class, folder under shared/models, precision: SmolLM2 in that of its release.
 SOURCES = {
     "minilm-l6": (AutoModel, None, torch.float32),
     "antiberty": (AutoModelForMaskedLM, None, torch.float32),
