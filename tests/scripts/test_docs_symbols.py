@@ -35,6 +35,17 @@ def test_sequences_stand_beside_the_best_simple_model() -> None:
     assert told.endswith("`python x.py` at 0123456789ab; `python y.py` at 0123456789ab.")
 
 
+def test_the_run_with_most_draws_speaks_for_a_simple_model() -> None:
+    many = _found(("dna_splice, 1 %", "classical:one_hot", "accuracy", 70.7, ""))
+    few = _found(
+        ("dna_splice, 1 %", "classical:one_hot", "accuracy", 70.2, ""),
+        ("dna_splice, 1 %, minilm-l6", "ours:free", "accuracy", 67.5, ""),
+    )
+    for n, each in ((3, many), (2, few)):
+        each["rows"] = [row | {"n": n} for row in each["rows"]]
+    assert "| 67.5 |  |  |  |  | 70.7 |" in sequences([many, few])
+
+
 def test_remap_tells_its_share_and_what_training_adds() -> None:
     told = remap(
         _found(
