@@ -1,33 +1,26 @@
 #!/usr/bin/env python3
 """The third loop of an antibody's heavy chain, masked and filled in by a frozen model of something else.
 
-antibody_affinity: 4,000 different heavy chains of one library, all of 115 residues. All share a framework; eight sites
-were varied on purpose (six residues each), the others differ in one row of several hundred at most. The loop stands
-between the C and the W of ...YYC(AR......)WGQG...: eight residues, of which the library varies three. So five of them
-are known to whoever has seen one row, and the other three follow from the five varied sites outside and from each
-other as far as the selection for binding has coupled them: a logistic regression on the other sites shows how far.
-What is measured is a model of this library, not design of new antibodies. Rows of the test split are in no other
-split; their loops mostly are (203 different ones in train).
+The rows are in infilling_data.py. A logistic regression on the sites outside the loop shows how far they tell what it
+holds. What is measured is a model of this library, not design of new antibodies.
 
 Sources: rxn-albert and rxnfp, masked language models of chemical reactions, under `projection` and `tokens`, trained
 together on masked loops; the same on random weights; AntiBERTy, which knows antibodies, as it is and under the same
-programs. MiniLM has no head that could fill a mask. Rows are cropped to the residues around the varied sites (the rest
-is the same everywhere), but for AntiBERTy as it is.
+programs. MiniLM has no head that could fill a mask. A source that is `cut` is loaded with its first 1, 2 or 4 layers:
+each depth is trained, and the one of least loss on validation is judged. Rows are cropped to the residues around the
+varied sites (the rest is the same everywhere), but for AntiBERTy as it is.
 
     python scripts/fetch_models.py antiberty rxnfp-bert
     python scripts/benchmarks/infilling.py              # saves after every run, goes on where it was stopped
+    python scripts/benchmarks/infilling.py --only rxn-albert-cut
     python scripts/benchmarks/infilling.py --quick      # a trial of the whole way; no evidence
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import math
 import os
-import random
-import re
 import sys
 import tempfile
 from collections import Counter
@@ -46,6 +39,7 @@ import demo
 import fetch_models
 import numpy as np
 import torch
+from benchmarks.infilling_data import CROP, RESIDUES, VARIED, Drawn, Rows, loop, masked, read
 from benchmarks.intervals import bootstrap
 from benchmarks.report import RESULTS, SCRATCH, Report, Row
 from sklearn.linear_model import LogisticRegression
@@ -60,17 +54,12 @@ ABOUT = (
     "Frozen masked language models fill in the third heavy-chain loop of antibodies of one library; share of residues "
     "that are the test row's own, in percent, over the loop's eight and over the three that the library varies."
 )
-DATA = fetch_models.SHARED / "data" / "antibody_affinity"
-RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
-LOOP = re.compile(r"YYC([A-Z]{8})WG[A-Z]G")
-VARIED = (2, 4, 7)  # of the loop's eight residues those that the library varies
-CROP = ((31, 34), (48, 58), (94, 106))  # residues around the varied sites
 TASKS = {"whole loop": tuple(range(8)), "varied residues": VARIED}
 FREQUENCY, LOGISTIC = "classical:position frequency", "classical:logistic regression"
 SOURCES = ("antiberty", "rxn-albert", "rxnfp-bert")
+CUT, DEPTHS = "-cut", (1, 2, 4)  # the mark of a source's first layers, and how many
 TRIED = "validation loss at rate "
 BAR = 1e-5  # folded against unfolded logits
-Rows = list[str]
 
 
 @dataclass(frozen=True)
@@ -87,42 +76,6 @@ class Plan:
     batch: int = 32
     samples: int = 10  # of each of so many test rows as follow
     sampled: int = 100
-
-
-def read(split: str, most: int | None = None) -> Rows:
-    """Sequences of a split that hold the loop between its C and its W."""
-    with gzip.open(DATA / f"{split}.jsonl.gz", "rt", encoding="utf-8") as lines:
-        found = [json.loads(line)["text"] for line in lines]
-    return [text for text in dict.fromkeys(found) if LOOP.search(text)][:most]
-
-
-def loop(text: str) -> str:
-    """The loop of a sequence."""
-    return LOOP.search(text)[1]
-
-
-def masked(text: str, mask: str, hidden: Sequence[bool] = (True,) * 8, crop: bool = True) -> dict[str, str]:
-    """A row: the sequence with its loop, or some residues of it, masked, and what stands there."""
-    start = LOOP.search(text).start(1)
-    letters = [mask if 0 <= i - start < 8 and hidden[i - start] else letter for i, letter in enumerate(text)]
-    kept = [letter for span in CROP for letter in letters[slice(*span)]] if crop else letters
-    own = [letter for letter, gone in zip(loop(text), hidden, strict=True) if gone]
-    return {"text": "".join(kept), "label": "".join(own)}
-
-
-class Drawn(list):
-    """Rows whose masks are drawn anew at each look: the whole loop every other time, else any share of it, so that a
-    loop that is half filled is nothing new to the model."""
-
-    def __init__(self, texts: Rows, mask: str, seed: int) -> None:
-        super().__init__(masked(text, mask) for text in texts)
-        self.texts, self.mask, self.draw = texts, mask, random.Random(seed)
-
-    def __getitem__(self, index: int) -> dict[str, str]:
-        share = 1.0 if self.draw.random() < 0.5 else self.draw.random()
-        hidden = [self.draw.random() < share for _ in range(8)]
-        hidden[self.draw.randrange(8)] = True
-        return masked(self.texts[index], self.mask, hidden)
 
 
 # What is compared ----------------------------------------------------------------------------------------------------
@@ -164,13 +117,21 @@ def _regressed(train: Rows, test: Rows, columns: Sequence[Sequence[str]]) -> lis
     return ["".join(letters) for letters in zip(*guessed, strict=True)]
 
 
-def source(name: str) -> tuple[Any, Any]:
-    """A frozen model with its tokenizer."""
+def source(name: str, depth: int | None = None) -> tuple[Any, Any]:
+    """A frozen model, or its first layers, with its tokenizer."""
+    name = name.removesuffix(CUT)
     folder = (
         fetch_models.SHARED / "models" / "rxn-albert-mlm" if name == "rxn-albert" else fetch_models.asset_path(name)
     )
-    facts = {"local_files_only": True}
-    return AutoModelForMaskedLM.from_pretrained(folder, **facts), AutoTokenizer.from_pretrained(folder, **facts)
+    facts: dict[str, Any] = {"local_files_only": True}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **facts)
+    facts |= {"num_hidden_layers": depth} if depth else {}
+    return AutoModelForMaskedLM.from_pretrained(folder, **facts), tokenizer
+
+
+def depths(name: str) -> tuple[int | None, ...]:
+    """How many of its layers a source is loaded with: all of them, or what is tried of one that is cut."""
+    return DEPTHS if name.endswith(CUT) else (None,)
 
 
 def untaught(plan: Plan) -> Iterator[Row]:
@@ -221,8 +182,8 @@ def _method(name: str, random_weights: bool) -> str:
     return f"random_source:{name}" if random_weights else f"ours:{name}"
 
 
-def _made(name: str, seed: int, random_weights: bool) -> tuple[hr.ReprogramModel, Any]:
-    base, tokenizer = source(name)
+def _made(name: str, depth: int | None, seed: int, random_weights: bool) -> tuple[hr.ReprogramModel, Any]:
+    base, tokenizer = source(name, depth)
     base = random_source(base, seed) if random_weights else base
     program, mapping = hr.ProjectionConfig(symbols=RESIDUES), hr.TokensConfig(symbols=RESIDUES)
     config = hr.ReprogramConfig(program=program, mapping=mapping)
@@ -245,21 +206,43 @@ def _trained(model: hr.ReprogramModel, plan: Plan, seed: int) -> list[float]:
 
 def rates(plan: Plan, name: str, random_weights: bool) -> Iterator[Row]:
     """Validation losses of some rates after an epoch on a part of train; the test split is not looked at."""
-    for rate in plan.rates:
-        model, _ = _made(name, 0, random_weights)
+    for depth, rate in product(depths(name), plan.rates):
+        model, _ = _made(name, depth, 0, random_weights)
         loss = _trained(model, replace(plan, rate=rate, epochs=1, rows=plan.tried), 0)[-1]
-        yield Row("validation", _method(name, random_weights), f"{TRIED}{rate:g}", loss, n=plan.tried)
+        yield Row("validation", _method(name, random_weights), f"{_tried(depth)}{rate:g}", loss, n=plan.tried)
         model.unload()
 
 
-def run(plan: Plan, name: str, seed: int, random_weights: bool) -> Iterator[Row]:
-    """One source under projection and tokens, trained; its loops, its perplexity, its draws, its folded form."""
-    model, tokenizer = _made(name, seed, random_weights)
-    losses = _trained(model, plan, seed)
-    test, curve = read("test", plan.rows), ", ".join(f"{loss:.3f}" for loss in losses)
-    print(f"  {name} seed {seed}: validation loss by epoch {curve}", flush=True)
+def _tried(depth: int | None) -> str:
+    return f"{depth} layer(s), {TRIED}" if depth else TRIED
+
+
+def _best(
+    plan: Plan, name: str, seed: int, random_weights: bool, rate: dict[int | None, float]
+) -> tuple[hr.ReprogramModel, Any, str]:
+    """The source, trained; of one that is cut the depth of least loss on validation. With it, how it was trained."""
+    best, least = None, math.inf
+    for depth in depths(name):
+        model, tokenizer = _made(name, depth, seed, random_weights)
+        losses = _trained(model, replace(plan, rate=rate[depth]), seed)
+        note = f"rate {rate[depth]:g}, validation loss {', '.join(f'{loss:.3f}' for loss in losses)}"
+        note = f"{depth} layer(s), {note}" if depth else note
+        print(f"  {name} seed {seed}: {note}", flush=True)
+        if best is None or min(losses) < least:
+            best, least = (model, tokenizer, note), min(losses)
+    return best
+
+
+def run(plan: Plan, name: str, seed: int, random_weights: bool, rate: dict[int | None, float]) -> Iterator[Row]:
+    """One source under projection and tokens, trained; its loops, its perplexity, its draws, its folded form.
+
+    Args:
+        rate: of every depth that is tried.
+    """
+    model, tokenizer, how = _best(plan, name, seed, random_weights, rate)
+    test = read("test", plan.rows)
     rows, method, draw = [masked(t, tokenizer.mask_token) for t in test], _method(name, random_weights), f"draw {seed}"
-    yield kept(method, seed, _said(model, rows), test, f"rate {plan.rate:g}, validation loss {curve}")
+    yield kept(method, seed, _said(model, rows), test, how)
     found = model.evaluate(rows, batch_size=64)
     yield Row(draw, method, "perplexity", found["perplexity"], n=len(test), note="of the test rows' own residues")
     mapping = model.peft_config["default"].mapping
@@ -341,7 +324,7 @@ def _others(found: Sequence[Row]) -> Iterator[Row] | list[Row]:
         values = [row.value for row in rows if row.value is not None and math.isfinite(row.value)]
         worst = max(rows, key=lambda row: row.value or 0)
         value = max(values) if metric == "fold_difference" else float(np.mean(values))
-        task = rows[0].task if metric.startswith(TRIED) else "the test rows"
+        task = rows[0].task if TRIED in metric else "the test rows"
         made.append(Row(task, method, metric, value, min(values), max(values), len(values), worst.note))
     return made
 
@@ -349,7 +332,8 @@ def _others(found: Sequence[Row]) -> Iterator[Row] | list[Row]:
 def cells(plan: Plan, report: Report) -> Iterator[tuple[str, Any]]:
     """Name and measurement of every cell; a rate is chosen before its source is trained."""
     yield "simple", lambda: simple(plan)
-    yield "untaught", lambda: untaught(plan)
+    if "antiberty" in plan.sources:
+        yield "untaught", lambda: untaught(plan)
     for name in plan.sources:
         kinds = (False,) if name == "antiberty" else (False, True)
         for random_weights in kinds:
@@ -360,23 +344,29 @@ def cells(plan: Plan, report: Report) -> Iterator[tuple[str, Any]]:
 
 
 def _at_best_rate(plan: Plan, name: str, seed: int, random_weights: bool, report: Report) -> Iterator[Row]:
-    tried = [r for r in report.rows if r.method == _method(name, random_weights) and r.metric.startswith(TRIED)]
-    rate = float(min(tried, key=lambda row: row.value).metric.removeprefix(TRIED))
-    return run(replace(plan, rate=rate), name, seed, random_weights)
+    rate = {}
+    for depth in depths(name):
+        own = [
+            r for r in report.rows if r.method == _method(name, random_weights) and r.metric.startswith(_tried(depth))
+        ]
+        rate[depth] = float(min(own, key=lambda row: row.value).metric.removeprefix(_tried(depth)))
+    return run(plan, name, seed, random_weights, rate)
 
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=[*SOURCES, *(f"{name}{CUT}" for name in SOURCES)], help="one source alone")
     parser.add_argument("--quick", action="store_true", help="a few rows, one seed (a trial, no evidence)")
     parser.add_argument("--finish", action="store_true", help="write what an interrupted run has, measure no more")
     parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
     options = parser.parse_args(given)
     demo.quiet()
     torch.set_num_threads(1)
-    plan = Plan()
+    plan = Plan(sources=(options.only,)) if options.only else Plan()
     if options.quick:
-        plan = Plan(epochs=1, seeds=1, rows=48, tried=48, rates=(0.06,), sampled=4, sources=SOURCES[:1])
+        sources = plan.sources if options.only else SOURCES[:1]
+        plan = Plan(epochs=1, seeds=1, rows=48, tried=48, rates=(0.06,), sampled=4, sources=sources)
     settings = {
         "plan": {k: v for k, v in vars(plan).items() if k != "rate"},
         "crop": CROP,
@@ -385,7 +375,16 @@ def main(given: Sequence[str] | None = None) -> int:
         "threads": 1,
     }
     folder, command = SCRATCH if options.quick else RESULTS, "python scripts/benchmarks/infilling.py"
-    report = Report("infilling", ABOUT, settings, list(range(plan.seeds)), folder, options.fresh, command)
+    command += f" --only {options.only}" if options.only else ""
+    report = Report(
+        f"infilling_{options.only}" if options.only else "infilling",
+        ABOUT,
+        settings,
+        list(range(plan.seeds)),
+        folder,
+        options.fresh,
+        command,
+    )
     for key, measure in () if options.finish else cells(plan, report):
         report.cell(key, measure)
     report.publish(summary(report.rows))
