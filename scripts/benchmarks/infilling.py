@@ -344,11 +344,10 @@ def cells(plan: Plan, report: Report) -> Iterator[tuple[str, Any]]:
 
 
 def _at_best_rate(plan: Plan, name: str, seed: int, random_weights: bool, report: Report) -> Iterator[Row]:
+    rows = [row for row in report.rows if row.method == _method(name, random_weights)]
     rate = {}
     for depth in depths(name):
-        own = [
-            r for r in report.rows if r.method == _method(name, random_weights) and r.metric.startswith(_tried(depth))
-        ]
+        own = [row for row in rows if row.metric.startswith(_tried(depth))]
         rate[depth] = float(min(own, key=lambda row: row.value).metric.removeprefix(_tried(depth)))
     return run(plan, name, seed, random_weights, rate)
 
@@ -374,17 +373,14 @@ def main(given: Sequence[str] | None = None) -> int:
         "training": "bfloat16 autocast",
         "threads": 1,
     }
-    folder, command = SCRATCH if options.quick else RESULTS, "python scripts/benchmarks/infilling.py"
-    command += f" --only {options.only}" if options.only else ""
-    report = Report(
-        f"infilling_{options.only}" if options.only else "infilling",
-        ABOUT,
-        settings,
-        list(range(plan.seeds)),
-        folder,
-        options.fresh,
-        command,
+    folder, name, command = (
+        SCRATCH if options.quick else RESULTS,
+        "infilling",
+        "python scripts/benchmarks/infilling.py",
     )
+    if options.only:
+        name, command = f"{name}_{options.only}", f"{command} --only {options.only}"
+    report = Report(name, ABOUT, settings, list(range(plan.seeds)), folder, options.fresh, command)
     for key, measure in () if options.finish else cells(plan, report):
         report.cell(key, measure)
     report.publish(summary(report.rows))
